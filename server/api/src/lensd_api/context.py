@@ -1,0 +1,69 @@
+"""What an analyzer is handed beside its parameters."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from lensd_api.artifacts import ArtifactStore
+from lensd_api.model import BlockingModelHandle, ModelHandle
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+
+class _Common(Protocol):
+    @property
+    def request_id(self) -> str:
+        """Identifies the analysis in logs and for the caller."""
+        ...
+
+    @property
+    def tensors(self) -> "Mapping[str, Tensor]":
+        """The request's dense inputs by name, on the CPU, finite or not as sent."""
+        ...
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """Named, versioned blobs that outlive the analysis."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """True once nobody waits for the results any more: stop soon."""
+        ...
+
+    def progress(self, done: float, total: float = 0.0, *, stage: str = "", unit: str = "") -> None:
+        """Tells the caller how far the analysis has come. Cheap; the newest one wins."""
+        ...
+
+    def warn(self, reason: str, message: str, *, item: str = "") -> None:
+        """Tells the caller something about the results. ``reason`` is upper-snake and stable."""
+        ...
+
+
+class Context(_Common, Protocol):
+    """For async analyzers."""
+
+    @property
+    def model(self) -> ModelHandle:
+        """The leased model. Raises RequirementNotMet when the request named none."""
+        ...
+
+    async def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Runs heavy non-model work off the event loop, never beside a forward pass on the
+        same cores. Context variables are carried along."""
+        ...
+
+
+class BlockingContext(_Common, Protocol):
+    """For plain generators, which run on a worker thread of their own."""
+
+    @property
+    def model(self) -> BlockingModelHandle:
+        """The leased model. Raises RequirementNotMet when the request named none."""
+        ...
+
+    def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Runs heavy torch work so that it never runs beside a forward pass on the same cores."""
+        ...

@@ -1,0 +1,3 @@
+"""The lensd daemon."""
+
+__version__ = "0.1.0"

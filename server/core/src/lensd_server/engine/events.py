@@ -1,0 +1,180 @@
+"""What crosses the executor seam: a request goes in, events come out.
+
+Plain values, no protobuf: the RPC layer turns them into messages, and a later executor on
+another machine can send them as they are.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lensd_api import Analyzer, Anatomy
+from lensd_api.results import Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ModelState(StrEnum):
+    """Where a model is in its life."""
+
+    COLD = "cold"
+    LOADING = "loading"
+    RESIDENT = "resident"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Priority(StrEnum):
+    """How urgent an analysis is."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A configured model as an operator sees it; sizes are zero until it is resident."""
+
+    name: str
+    source: str
+    state: ModelState
+    revision: str = ""
+    device: str = ""
+    dtype: str = ""
+    resident_bytes: int = 0
+    parameters: int = 0
+    leases: int = 0
+    pinned: bool = False
+    problem: str = ""
+    anatomy: Anatomy | None = None
+    queued_rows: int = 0
+    queued_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStep:
+    """How far a load has come: ``fraction`` from 0 to 1 over all stages."""
+
+    status: ModelStatus
+    stage: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisRequest:
+    """One analysis to run, after the wire checks and before the analyzer's own.
+
+    ``model`` is empty when the caller named none. ``deadline`` is on ``time.monotonic()``.
+    """
+
+    request_id: str
+    analyzer: str
+    model: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tensors: "Mapping[str, Tensor]" = field(default_factory=dict[str, Any])
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float | None = None
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The analysis passed validation and admission. Always first."""
+
+    analyzer: str
+    analyzer_version: str
+    distribution: str
+    model: str
+    model_state: ModelState | None
+    model_revision: str
+    queue_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far it has come; ``total`` 0 when not known."""
+
+    stage: str
+    done: float
+    total: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The analyzer yielded a result."""
+
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """The analyzer or the engine has something to say about the results."""
+
+    reason: str
+    message: str
+    item: str = ""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What an analysis took so far; the engine adds to it, ``Completed`` carries it."""
+
+    queue_s: float = 0.0
+    forward_s: float = 0.0
+    compute_s: float = 0.0
+    total_s: float = 0.0
+    rows: int = 0
+    tokens: int = 0
+    shared_rows: int = 0
+    peak_capture_bytes: int = 0
+    largest_batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The analysis is done. Always last."""
+
+    model_revision: str
+    usage: Usage
+
+
+AnalysisEvent = Accepted | Progress | Found | Warned | Completed
+
+
+class Executor(Protocol):
+    """The seam to other machines: one method."""
+
+    def run(self, request: AnalysisRequest) -> AsyncIterator[AnalysisEvent]:
+        """Streams the events of one analysis: Accepted first, Completed last.
+
+        Failures are raised as LensdError, before or after events. Closing the iterator, or
+        cancelling the task that reads it, cancels the analysis and leaves nothing behind.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredAnalyzer:
+    """An analyzer and where it came from."""
+
+    analyzer: Analyzer
+    #: The name it answers to, bare or qualified.
+    name: str
+    distribution: str
+    version: str
+
+    @property
+    def qualified_name(self) -> str:
+        """``distribution:name``, always unambiguous."""
+        return f"{self.distribution}:{self.analyzer.name}"
+
+
+class AnalyzerLookup(Protocol):
+    """Finds analyzers by name."""
+
+    def resolve(self, name: str) -> RegisteredAnalyzer:
+        """Raises UnknownAnalyzer, whose message says which names would answer."""
+        ...
