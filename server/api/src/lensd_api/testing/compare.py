@@ -16,8 +16,8 @@ def differences(
 ) -> list[str]:
     """Where two runs differ, in words; empty when they agree.
 
-    Numbers agree when they differ by at most ``tolerance`` times the largest magnitude in
-    their column, tensor or record; everything else must be equal.
+    Floats agree when they differ by at most ``tolerance`` times the largest float in their
+    result; everything else, integers included, must be equal.
     """
     found: list[str] = []
     mine, theirs = _by_name(one), _by_name(other)
@@ -28,7 +28,9 @@ def differences(
             found.append(f"{name}: {len(mine[name])} parts and {len(theirs[name])}")
             continue
         for a, b in zip(mine[name], theirs[name], strict=True):
-            found += [f"{name}: {text}" for text in _differ(_plain(a), _plain(b), tolerance, "")]
+            x, y = _plain(a), _plain(b)
+            limit = tolerance * max(_magnitude(x), _magnitude(y))
+            found += [f"{name}: {text}" for text in _differ(x, y, limit, "")]
     return found
 
 
@@ -68,12 +70,9 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _magnitude(value: Any) -> float:
-    if _is_number(value):
+    """Largest finite float anywhere in ``value``; integers (ids, counts) do not count."""
+    if isinstance(value, float):
         return abs(value) if math.isfinite(value) else 0.0
     if isinstance(value, dict):
         return max(map(_magnitude, cast("dict[str, Any]", value).values()), default=0.0)
@@ -82,25 +81,20 @@ def _magnitude(value: Any) -> float:
     return 0.0
 
 
-def _differ(a: Any, b: Any, tolerance: float, path: str, scale: float | None = None) -> list[str]:
-    if _is_number(a) and _is_number(b):
-        if math.isnan(a) and math.isnan(b):
+def _differ(a: Any, b: Any, limit: float, path: str) -> list[str]:
+    if isinstance(a, float) and isinstance(b, float):
+        if a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= limit:
             return []
-        limit = tolerance * (scale if scale is not None else max(abs(a), abs(b), 1.0))
-        return [] if a == b or abs(a - b) <= limit else [f"{path}: {a} and {b} (limit {limit:.1e})"]
+        return [f"{path}: {a} and {b} (limit {limit:.1e})"]
     if isinstance(a, dict) and isinstance(b, dict):
         left, right = cast("dict[str, Any]", a), cast("dict[str, Any]", b)
         if left.keys() != right.keys():
             return [f"{path}: keys {sorted(left)} and {sorted(right)}"]
-        # Values of a record or columns of a table have units of their own: each its own scale,
-        # but never finer than the largest number beside it would allow for a difference of two.
-        whole = max(_magnitude(left), _magnitude(right))
-        return [d for k in left for d in _differ(left[k], right[k], tolerance, f"{path}.{k}", whole)]
+        return [d for key in left for d in _differ(left[key], right[key], limit, f"{path}.{key}")]
     if isinstance(a, list) and isinstance(b, list):
         first, second = cast("list[Any]", a), cast("list[Any]", b)
         if len(first) != len(second):
             return [f"{path}: {len(first)} and {len(second)} entries"]
-        whole = max(_magnitude(first), _magnitude(second), scale or 0.0)
         pairs = enumerate(zip(first, second, strict=True))
-        return [d for i, (x, y) in pairs for d in _differ(x, y, tolerance, f"{path}[{i}]", whole)]
+        return [d for i, (x, y) in pairs for d in _differ(x, y, limit, f"{path}[{i}]")]
     return [] if a == b else [f"{path}: {a!r} and {b!r}"]
