@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DISTRIBUTIONS := proto server/api server/core plugins/dla clients/python .
 PROJECTS := $(DISTRIBUTIONS:%=%/pyproject.toml)
-INSTALL := $(PIP) install --quiet --constraint .ci/constraints.txt \
+INSTALL := $(PIP) install -qq --constraint .ci/constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
