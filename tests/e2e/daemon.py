@@ -1,0 +1,82 @@
+"""Runs ``lensd serve`` as a process of its own, as an operator would."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_READY = re.compile(r"^lensd ready grpc=(\S+) metrics=(\S+) admin=(\S+) models=(\S*)$")
+
+
+@dataclass
+class Daemon:
+    """A running daemon and where it listens."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    metrics: str
+    admin: str
+    models: list[str]
+    log: Path
+    stdout: list[str] = field(default_factory=list[str])
+
+    def scrape(self, path: str = "/metrics") -> str:
+        """What the metrics port answers."""
+        with urllib.request.urlopen(f"http://{self.metrics}{path}", timeout=10) as response:
+            return response.read().decode()
+
+    def stop(self) -> int:
+        """Asks it to stop, waits, and returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def running_daemon(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Daemon]:
+    """A daemon with free ports and state below ``folder``, stopped at the end."""
+    log = folder / "daemon.log"
+    command = [
+        str(Path(sys.executable).with_name("lensd")),
+        "serve",
+        *("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
+        *("--state-dir", str(folder / "state")),
+        *arguments,
+    ]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+    try:
+        daemon = _wait_until_ready(process, log)
+        yield daemon
+        daemon.stop()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[str], log: Path) -> Daemon:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if ready := _READY.match(line.strip()):
+            grpc, metrics, admin, models = ready.groups()
+            daemon = Daemon(process, grpc, metrics, admin, models.split(","), log)
+            # Read on, so that a full pipe never blocks the daemon.
+            threading.Thread(target=daemon.stdout.extend, args=(process.stdout,), daemon=True).start()
+            return daemon
+    raise AssertionError(f"lensd ended with {process.wait()} before it was ready:\n{log.read_text()}")

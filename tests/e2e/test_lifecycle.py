@@ -1,0 +1,131 @@
+"""From the ready line to the last signal, as an operator and a service see it."""
+
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from lensd_client import Client
+from lensd_client.errors import DeadlineExceeded, LensdError, NotFound, PermissionDenied
+from tests.e2e.daemon import Daemon, running_daemon
+
+
+def no_leases(client: Client, model: str) -> bool:
+    return client.model(model).leases == 0
+
+
+def wait_for_no_analyses(client: Client) -> None:
+    """Cancelling is quick but not instant for an observer: ask until the list is empty."""
+    pause = threading.Event()
+    for _ in range(100):
+        if not client.analyses():
+            return
+        pause.wait(0.05)
+    raise AssertionError(f"still running: {client.analyses()}")
+
+
+def test_a_client_that_vanishes_leaves_nothing_running(daemon: Daemon, lens: Client) -> None:
+    other = Client(daemon.grpc)
+    run = other.analyze("wait", model="llama")
+    events = iter(run)
+    while getattr(getattr(next(events), "result", None), "name", "") != "waiting":
+        pass
+    assert [analysis.analyzer for analysis in lens.analyses()] == ["wait"]
+    other.close()
+    wait_for_no_analyses(lens)
+    assert no_leases(lens, "llama")
+
+
+def test_an_operator_sees_and_cancels_an_analysis(daemon: Daemon, lens: Client) -> None:
+    run = lens.analyze("wait", model="llama", request_id="watched")
+    events = iter(run)
+    while getattr(getattr(next(events), "result", None), "name", "") != "waiting":
+        pass
+    assert lens.cancel_analysis("watched")
+    with pytest.raises(LensdError) as ended:
+        list(events)
+    assert ended.value.code == "CANCELLED"
+    wait_for_no_analyses(lens)
+    assert not lens.cancel_analysis("watched")
+
+
+def test_a_deadline_ends_an_analysis(lens: Client) -> None:
+    with pytest.raises(DeadlineExceeded):
+        list(lens.analyze("wait", model="llama", timeout_s=0.3))
+    wait_for_no_analyses(lens)
+    assert no_leases(lens, "llama")
+
+
+def test_mutations_are_refused_on_the_public_listener(daemon: Daemon) -> None:
+    with Client(daemon.grpc) as client:
+        with pytest.raises(PermissionDenied):
+            client.unload("gpt2")
+        assert client.model("gpt2").state == "resident"
+
+
+def test_unload_waits_for_a_running_analysis_and_load_brings_the_model_back(
+    daemon: Daemon, lens: Client
+) -> None:
+    run = lens.analyze("wait", model="gpt2", request_id="holds-gpt2")
+    events = iter(run)
+    while getattr(getattr(next(events), "result", None), "name", "") != "waiting":
+        pass
+    done = threading.Event()
+
+    def unload() -> None:
+        with Client(daemon.grpc, admin_target=daemon.admin) as client:
+            client.unload("gpt2")
+        done.set()
+
+    states = iter(lens.watch_models())
+    thread = threading.Thread(target=unload)
+    thread.start()
+    for model in states:
+        if model.name == "gpt2" and model.state == "draining":
+            break
+    assert not done.is_set(), "the model was taken from a running analysis"
+    lens.cancel_analysis("holds-gpt2")
+    thread.join(timeout=30)
+    assert done.is_set()
+    assert lens.model("gpt2").state == "cold"
+    last = list(lens.load("gpt2"))[-1]
+    assert last.model.state == "resident"
+    assert last.fraction == 1.0
+
+
+def test_a_cold_model_is_loaded_on_demand(lens: Client) -> None:
+    lens.unload("gpt2")
+    run = lens.analyze("residual", model="gpt2", params={"prompt": "hello"})
+    stages = [event.stage for event in run if hasattr(event, "stage")]
+    assert run["residual"].to_numpy().shape[1] == 64
+    assert any("load" in stage for stage in stages), stages
+
+
+def test_an_unknown_model_names_those_there_are(lens: Client) -> None:
+    with pytest.raises(NotFound, match="llama"):
+        list(lens.analyze("dla", model="lama", params={"prompt": "x"}))
+
+
+def test_health_follows_the_models(lens: Client) -> None:
+    assert lens.health() == "SERVING"
+    assert lens.health("lensd.v1.Model/llama") == "SERVING"
+    assert lens.health("lensd.v1.AnalysisService") == "SERVING"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_running_analysis_finishes_before_the_daemon_stops(
+    tmp_path: Path, tiny_folder: Path, strangers_plugin: Path, stop: signal.Signals
+) -> None:
+    flags = ("--model", f"llama=dir:{tiny_folder / 'llama'}")
+    with running_daemon(tmp_path, *flags, environment={"PYTHONPATH": str(strangers_plugin)}) as running:
+        with Client(running.grpc) as client:
+            run = client.analyze("tick", params={"count": 15})
+            events = iter(run)
+            while getattr(getattr(next(events), "result", None), "name", "") != "ticks":
+                pass
+            running.process.send_signal(stop)
+            list(events)
+            assert len(run["ticks"].to_dict()["tick"]) == 15
+        assert running.process.wait(timeout=30) == 0
+    assert "Traceback" not in running.log.read_text()
