@@ -124,7 +124,9 @@ def _provider(found: Import, providers: dict[str, list[str]]) -> str:
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_a_distribution_imports_only_what_the_table_allows(folder: str) -> None:
     allowed = MAY_IMPORT[folder] | {_package(folder)}
-    wrong = [str(i) for i in imports_of(folder) if i.package.startswith("lensd_") and i.package not in allowed]
+    wrong = [
+        str(i) for i in imports_of(folder) if i.package.startswith("lensd_") and i.package not in allowed
+    ]
     assert not wrong, "\n".join(wrong)
 
 
