@@ -41,12 +41,18 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    lensd: Path = Path(sys.executable).with_name("lensd"),
 ) -> Iterator[Daemon]:
-    """A daemon with free ports and state below ``folder``, stopped at the end."""
+    """A daemon with free ports and state below ``folder``, stopped at the end.
+
+    ``lensd`` is the command of the environment to run it in.
+    """
     log = folder / "daemon.log"
     command = [
-        str(Path(sys.executable).with_name("lensd")),
+        str(lensd),
         "serve",
         *("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
         *("--state-dir", str(folder / "state")),

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,11 +55,11 @@ def test_its_own_tests_pass(stranger: tuple[Environment, Path]) -> None:
 
 
 def test_its_code_keeps_to_the_rules_it_came_with(stranger: tuple[Environment, Path]) -> None:
-    environment, folder = stranger
+    _, folder = stranger
     left = [p for p in folder.rglob("*") if p.is_file() and b"lensd_template" in p.read_bytes()]
     assert left == [], "names of the template are left"
     done = subprocess.run(
-        [environment.python, "-m", "ruff", "check", "--isolated", str(folder)], capture_output=True, text=True
+        [sys.executable, "-m", "ruff", "check", "--isolated", str(folder)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
 
