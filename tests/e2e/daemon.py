@@ -44,15 +44,15 @@ def running_daemon(
     folder: Path,
     *arguments: str,
     environment: Mapping[str, str] | None = None,
-    lensd: Path = Path(sys.executable).with_name("lensd"),
+    lensd: Path | None = None,
 ) -> Iterator[Daemon]:
     """A daemon with free ports and state below ``folder``, stopped at the end.
 
-    ``lensd`` is the command of the environment to run it in.
+    ``lensd`` is the command of the environment to run it in, by default this one.
     """
     log = folder / "daemon.log"
     command = [
-        str(lensd),
+        str(lensd or Path(sys.executable).with_name("lensd")),
         "serve",
         *("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"),
         *("--state-dir", str(folder / "state")),
