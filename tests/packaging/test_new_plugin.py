@@ -68,7 +68,7 @@ def test_it_answers_over_grpc(daemon: Daemon) -> None:
     with Client(daemon.grpc) as lens:
         mine = [a for a in lens.analyzers() if "my-lens" in a.distribution]
         assert len(mine) == 1
-        run = lens.analyze(mine[0].name, model="tiny", prompt="Hello there").result()
+        run = lens.analyze(mine[0].name, model="tiny", prompt="Hello there")
         (count,) = run["tokens"]["count"]
     assert count == len(tiny_tokenizer()("Hello there")["input_ids"])
 

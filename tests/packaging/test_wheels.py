@@ -93,7 +93,7 @@ from lensd_client import Client
 import lensd_client.errors
 try:
     with Client("127.0.0.1:1") as lens:
-        lens.analyze("dla", prompt="hi", timeout_s=0.2).result()
+        lens.analyze("dla", prompt="hi", timeout_s=0.2).finish()
 except lensd_client.LensdError as refused:
     print("ok")
 """,
