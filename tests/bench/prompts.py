@@ -9,15 +9,16 @@ _WORDS = (
     "garden winter summer doctor letter market window father mother brother sister teacher country city "
     "street church island forest mountain ocean bridge train flower animal bird fish bread milk sugar "
     "green black white small large young early quick strong open cold warm deep high long short heavy"
-).split()
+)
 
 
 def distinct_prompts(words: int, seed: int) -> Iterator[str]:
     """Endless prompts of ``words`` words, never the same twice in one iterator."""
     draw = random.Random(seed)
+    vocabulary = _WORDS.split()
     seen: set[tuple[str, ...]] = set()
     while True:
-        chosen = tuple(draw.choices(_WORDS, k=words))
+        chosen = tuple(draw.choices(vocabulary, k=words))
         if chosen not in seen:
             seen.add(chosen)
             yield " ".join(chosen)
