@@ -1,0 +1,124 @@
+"""From a gRPC status to one of this client's errors: the one place where that is decided."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+from google.rpc import (  # pyright: ignore[reportMissingTypeStubs]
+    code_pb2,
+    error_details_pb2,
+    status_pb2,
+)
+
+from lensd_client import errors
+from lensd_client.errors import FieldViolation, LensdError
+
+_DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+_CLASSES: dict[str, type[LensdError]] = {
+    kind.code: kind
+    for kind in (
+        errors.InvalidArgument,
+        errors.NotFound,
+        errors.FailedPrecondition,
+        errors.ResourceExhausted,
+        errors.Unavailable,
+        errors.DeadlineExceeded,
+        errors.Cancelled,
+        errors.PermissionDenied,
+        errors.Unauthenticated,
+        errors.Unimplemented,
+        errors.Internal,
+        errors.StreamError,
+    )
+}
+
+
+def error_from_status(status: status_pb2.Status) -> LensdError:
+    """The error that a ``google.rpc.Status`` describes, with all that its details say."""
+    reason = ""
+    metadata: dict[str, str] = {}
+    violations: list[FieldViolation] = []
+    retry_after_s: float | None = None
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        request = error_details_pb2.BadRequest()
+        quota = error_details_pb2.QuotaFailure()
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason = info.reason
+            metadata.update(info.metadata)
+        elif detail.Unpack(request):
+            violations += [FieldViolation(v.field, v.description) for v in request.field_violations]
+        elif detail.Unpack(quota):
+            violations += [FieldViolation(v.subject, v.description) for v in quota.violations]
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    code = code_name(status.code)
+    return _CLASSES.get(code, LensdError)(
+        status.message or code,
+        code=code,
+        reason=reason,
+        metadata=metadata,
+        violations=violations,
+        retry_after_s=retry_after_s,
+    )
+
+
+def code_name(code: int) -> str:
+    """Upper-case name of a status number; ``UNKNOWN`` for one nobody knows."""
+    return code_pb2.Code.Name(code) if code in code_pb2.Code.values() else "UNKNOWN"
+
+
+def error_from_call(error: grpc.RpcError, target: str) -> LensdError:
+    """The error behind a failed call to ``target``, sync or aio.
+
+    A status without details was made by gRPC itself, not by a lensd server: it says where the
+    connection failed and what to do.
+    """
+    call: Any = error
+    code: str = call.code().name
+    message: str = call.details() or ""
+    trailing = _pairs(call.trailing_metadata())
+    rich = trailing.get(_DETAILS_KEY)
+    if isinstance(rich, bytes):
+        status = status_pb2.Status()
+        try:
+            status.ParseFromString(rich)
+        except ValueError:  # protobuf's DecodeError: a proxy garbled it, the plain status is left
+            status = status_pb2.Status()
+        if status.code == call.code().value[0]:
+            return error_from_status(status)
+    if code == "UNAVAILABLE":
+        return errors.ServerUnavailable(_unreachable(target, message), retry_after_s=_pushback(trailing))
+    if code == "DEADLINE_EXCEEDED":
+        message = f"no answer from {target} in the time given ({message.lower() or 'deadline exceeded'})"
+    if code == "CANCELLED":
+        message = "cancelled by this client"
+    if code == "UNIMPLEMENTED":
+        message = f"{target} does not offer this method: {message or 'is it a lensd server?'}"
+    return _CLASSES.get(code, LensdError)(message or code, code=code, retry_after_s=_pushback(trailing))
+
+
+def _pairs(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str | bytes]:
+    return dict(list(metadata or ()))
+
+
+def _pushback(trailing: dict[str, str | bytes]) -> float | None:
+    """Seconds the server asks to wait; a negative pushback means: do not try again."""
+    value = trailing.get(_PUSHBACK_KEY, "")
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    return int(text) / 1000 if text.isdigit() else None
+
+
+def _unreachable(target: str, details: str) -> str:
+    lowered = details.lower()
+    if "socket closed" in lowered or "connection reset" in lowered or "goaway" in lowered:
+        return f"the connection to {target} broke: {details}; is the server still up?"
+    if any(word in lowered for word in ("ssl", "tls", "handshake", "certificate", "tsi")):
+        return f"no TLS connection to {target}: {details}; check `ca`, `cert` and `key`, or whether it speaks TLS"
+    return (
+        f"nothing answers at {target}: {details or 'unavailable'}; "
+        "start a server with `lensd serve`, or give the address of one as the target"
+    )
