@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 VOCAB_SIZE = 384
@@ -188,7 +188,8 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 def tiny_model(name: str) -> PreTrainedModel:
     """The tiny model called ``name`` (a key of :data:`TINY`) in fp32 on the CPU, in eval mode."""
     model_type, arguments = _CONFIGS[name]
-    config = CONFIG_MAPPING[model_type](
+    configuration: Callable[..., PreTrainedConfig] = CONFIG_MAPPING[model_type]
+    config = configuration(
         vocab_size=VOCAB_SIZE, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, **arguments
     )
     # Building a model draws from the global generator; leave that as it was.

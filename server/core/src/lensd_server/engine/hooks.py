@@ -1,0 +1,203 @@
+"""Where each site is read in a model, and the hooks that read it for the length of one forward."""
+
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lensd_api import Site
+from lensd_server.engine.attention import AttentionCall
+from lensd_server.engine.experts import RoutedExperts
+from lensd_server.engine.gather import Gather, padded_sources
+from lensd_server.engine.sites import UNLAYERED
+from lensd_server.engine.skeleton import first_tensor, rows_of
+from lensd_server.engine.structure import Structure
+
+
+class Moment(Enum):
+    """When and what of a module's call is read."""
+
+    ENTERING = auto()  # its input, before it runs
+    LEAVING = auto()  # its output
+    GIVEN = auto()  # its input, after it ran: for projections, which do not change it
+
+
+class Point(NamedTuple):
+    """A place to read: the output of a module, or its first input."""
+
+    module: nn.Module
+    moment: Moment
+
+
+class _Store(NamedTuple):
+    kept: list[Tensor]
+    slot: int
+    gather: Gather
+
+
+class HookSet:
+    """Hooks that fill ``gathers`` during one forward; a context manager that removes them again."""
+
+    def __init__(self, structure: Structure, gathers: Sequence[Gather], width: int) -> None:
+        self._structure = structure
+        self._gathers = gathers
+        self._width = width
+        self._handles: list[RemovableHandle] = []
+        self._attention = [g for g in gathers if g.wants_attention]
+        self._row_positions = {id(g): g.row_positions() for g in self._attention}
+        # The head runs at every asked (row, position) once, and at one position if none is asked.
+        asked = dict.fromkeys(flat for g in gathers if g.wants_logits for flat in g.flat) or {0: None}
+        self._head_slot = {flat: slot for slot, flat in enumerate(asked)}
+        device = structure.skeleton.device
+        self._head_index = torch.tensor(list(asked), dtype=torch.long, device=device)
+
+    @property
+    def records_attention(self) -> bool:
+        """Whether :meth:`record` has to see the attention calls."""
+        return bool(self._attention)
+
+    def __enter__(self) -> "HookSet":
+        try:
+            self._install()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def keep_logits(self, logits: Tensor) -> None:
+        """Takes what the model returned at the positions its head saw: [1, n, vocab]."""
+        self._keep_at_head(Site.LOGITS, logits)
+
+    def record(self, module: nn.Module, call: AttentionCall) -> None:
+        """Keeps attention weights and values of one attention call."""
+        layer = self._structure.attention_layers.get(module)
+        for gather in self._attention:
+            if layer not in gather.group.layers:
+                continue
+            slot = gather.group.layers.index(layer)
+            rows = list(zip(gather.group.rows, gather.lengths, strict=True))
+            if Site.VALUES in gather.kept:
+                values = [call.values(row, length) for row, length in rows]
+                gather.kept[Site.VALUES][slot] = torch.cat(values)
+            if Site.ATTENTION in gather.kept:
+                positions = self._row_positions[id(gather)]
+                weights = [
+                    call.weights(row, asked)[..., :length].to(call.value.dtype)
+                    for (row, length), asked in zip(rows, positions, strict=True)
+                ]
+                gather.kept[Site.ATTENTION][slot] = padded_sources(weights, max(gather.lengths))
+
+    def _install(self) -> None:
+        stores: dict[Point, list[_Store]] = {}
+        for gather in self._gathers:
+            for site in gather.group.sites:
+                layers = (0,) if site in UNLAYERED else gather.group.layers
+                for slot, layer in enumerate(layers):
+                    point = point_of(self._structure, site, layer)
+                    if point is not None:
+                        stores.setdefault(point, []).append(_Store(gather.kept[site], slot, gather))
+            if gather.wants_experts:
+                self._watch_experts(gather)
+        for point, wanted in stores.items():
+            self._handles.append(_register(point, wanted, self._width))
+        head = self._structure.skeleton.head
+        self._handles.append(head.register_forward_pre_hook(self._narrow_head))
+        if any(Site.RAW_LOGITS in gather.group.sites for gather in self._gathers):
+            self._handles.append(head.register_forward_hook(self._keep_raw))
+
+    def _watch_experts(self, gather: Gather) -> None:
+        for slot, layer in enumerate(gather.group.layers):
+            experts = self._structure.layers[layer].experts
+            if experts is not None:
+                hook = _expert_hook(experts, gather, slot)
+                self._handles.append(experts.module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _narrow_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (rows_of(args[0]).index_select(0, self._head_index)[None], *args[1:])
+
+    def _keep_raw(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        # A model may scale or cap this very tensor in place afterwards.
+        self._keep_at_head(Site.RAW_LOGITS, output.clone())
+
+    def _keep_at_head(self, site: Site, output: Tensor) -> None:
+        for gather in self._gathers:
+            if site not in gather.group.sites:
+                continue
+            slots = [self._head_slot[flat] for flat in gather.flat]
+            everything = slots == list(range(output.shape[1]))
+            index = torch.tensor(slots, dtype=torch.long, device=output.device)
+            gather.kept[site][0] = output[0] if everything else output[0].index_select(0, index)
+
+
+def point_of(structure: Structure, site: Site, layer: int) -> Point | None:
+    """Where ``site`` of ``layer`` is read; ``None`` for what needs more than a gather."""
+    part = structure.layers[layer]
+    match site:
+        case Site.EMBED if structure.embeddings.position is None:
+            return Point(structure.skeleton.blocks[0], Moment.ENTERING)
+        case Site.EMBED:
+            return Point(structure.embeddings.token, Moment.LEAVING)
+        case Site.POS_EMBED if structure.embeddings.position is not None:
+            return Point(structure.embeddings.position, Moment.LEAVING)
+        case Site.FINAL_RESIDUAL if structure.read_out.norm_module is not None:
+            return Point(structure.read_out.norm_module, Moment.ENTERING)
+        case Site.FINAL_RESIDUAL:
+            return Point(structure.skeleton.blocks[-1], Moment.LEAVING)
+        case Site.BLOCK_IN:
+            return Point(part.block, Moment.ENTERING)
+        case Site.BLOCK_OUT:
+            return Point(part.block, Moment.LEAVING)
+        case Site.ATTN_WRITE if part.attention is not None:
+            return Point(part.attention.tap, Moment.LEAVING)
+        case Site.MLP_WRITE if part.mlp is not None:
+            return Point(part.mlp.tap, Moment.LEAVING)
+        case Site.HEADS if part.attention is not None and part.attention.projection is not None:
+            return Point(part.attention.projection, Moment.GIVEN)
+        case Site.NEURONS if part.mlp is not None and part.mlp.projection is not None:
+            return Point(part.mlp.projection, Moment.GIVEN)
+        case _:
+            return None
+
+
+def _register(point: Point, stores: Sequence[_Store], width: int) -> RemovableHandle:
+    def keep(tensor: Tensor) -> None:
+        rows = rows_of(tensor)
+        for kept, slot, gather in stores:
+            # index_select copies: Falcon adds to the tensor in place after the hook.
+            shared = rows.shape[0] == width
+            kept[slot] = rows.index_select(0, gather.position if shared else gather.index)
+
+    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep(args[0] if args else kwargs["hidden_states"])
+
+    def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        keep(first_tensor(output))
+
+    def given(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        keep(args[0])
+
+    if point.moment is Moment.ENTERING:
+        return point.module.register_forward_pre_hook(entering, with_kwargs=True)
+    return point.module.register_forward_hook(leaving if point.moment is Moment.LEAVING else given)
+
+
+def _expert_hook(
+    experts: RoutedExperts, gather: Gather, slot: int
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden, ids, weights = experts.arguments(args, kwargs)
+        gather.routed[slot] = (
+            rows_of(hidden).index_select(0, gather.index),
+            ids.index_select(0, gather.index),
+            weights.index_select(0, gather.index),
+        )
+
+    return hook

@@ -1,0 +1,152 @@
+"""From a loaded model to its verified anatomy.
+
+Parts are found by structure, then every identity an analysis will rely on is checked on real
+numbers in a few short forwards. What does not hold is refused with the reason, layer by layer.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lensd_api import Site, Unit
+from lensd_server.engine.attention import AttentionCall, install_recorder, recording, remove_recorder
+from lensd_server.engine.capture import run_gathers
+from lensd_server.engine.describe import describe
+from lensd_server.engine.embeddings import derive_embeddings
+from lensd_server.engine.gather import GatherGroup
+from lensd_server.engine.identity import deviation, tolerance
+from lensd_server.engine.layers import Layer, derive_layers, grant_source, refuse
+from lensd_server.engine.probe import Trace, trace_model
+from lensd_server.engine.readout import derive_read_out
+from lensd_server.engine.skeleton import Skeleton, find_skeleton, rows_of, unsupported
+from lensd_server.engine.structure import InspectedModel, Structure
+from lensd_server.engine.view import WeightView
+
+__all__ = ["InspectedModel", "inspect_model"]
+
+#: Why a model whose code does not use transformers' AttentionInterface has no SOURCE.
+_NO_INTERFACE = "its attention does not go through transformers' AttentionInterface"
+
+
+def inspect_model(module: PreTrainedModel) -> InspectedModel:
+    """Derives and verifies the anatomy of a causal language model in eval mode.
+
+    Raises LoadFailed when it is no decoder as understood here, or when rows of one batch would
+    influence each other. The attention implementation is switched to a recording one of the
+    same numbers where that is possible; nothing else of the model changes.
+    """
+    skeleton = find_skeleton(module)
+    trace = trace_model(skeleton)
+    read_out = derive_read_out(skeleton, trace)
+    structure = Structure(
+        skeleton=skeleton,
+        layers=derive_layers(skeleton, trace, read_out),
+        embeddings=derive_embeddings(skeleton, trace),
+        read_out=read_out,
+        attention_layers=_record_attention(skeleton, trace),
+        takes_position_ids="position_ids" in inspect.signature(module.forward).parameters,
+        needs_mask=False,
+    )
+    structure = _verified_batching(structure, trace)
+    structure = replace(structure, layers=_verified_sources(structure, trace.tokens))
+    anatomy = describe(structure)
+    view = WeightView(anatomy, skeleton, structure.layers, read_out)
+    _verify_view(view, structure, trace.tokens)
+    return InspectedModel(module, anatomy, view, structure)
+
+
+@torch.inference_mode()
+def _record_attention(skeleton: Skeleton, trace: Trace) -> dict[nn.Module, int]:
+    """Installs the recorder and finds the layer of each module it is shown; empty without it."""
+    module = skeleton.module
+    if not install_recorder(module):
+        return {}
+    seen: dict[nn.Module, int] = {}
+    layer_of = {inner: i for i, block in enumerate(skeleton.blocks) for inner in block.modules()}
+
+    def note(attention: nn.Module, call: AttentionCall) -> None:
+        if attention in layer_of:
+            seen[attention] = layer_of[attention]
+
+    with recording(note):
+        logits = module(input_ids=trace.tokens, use_cache=False).logits
+    # Same kernels, same batch: nothing may change. A lost mask would show here at once.
+    if not seen or not _close(rows_of(logits), trace.logits):
+        remove_recorder(module)
+        return {}
+    return seen
+
+
+def _verified_batching(structure: Structure, trace: Trace) -> Structure:
+    """``structure`` with the mask it needs so that a padded row equals itself alone."""
+    length = trace.tokens.shape[1]
+    short = max(1, length - 4)
+    tokens = trace.tokens.expand(2, length).clone()
+    tokens[1, short:] = tokens[1, 0]
+    mask = torch.ones_like(tokens)
+    mask[1, short:] = 0
+    group = GatherGroup(frozenset({Site.LOGITS}), (), (0, 1), ((length - 1,), (short - 1,)))
+    expected = trace.logits[[length - 1, short - 1]]
+    for candidate in (structure, replace(structure, needs_mask=True)):
+        found = run_gathers(candidate, tokens, mask, None, (length, short), (group,))[0][Site.LOGITS]
+        if _close(found, expected):
+            return candidate
+    raise unsupported(structure.skeleton.module, "a padded row gives other logits than the same row alone")
+
+
+def _verified_sources(structure: Structure, tokens: Tensor) -> tuple[Layer, ...]:
+    """The layers with SOURCE granted where weights times values give the head outputs."""
+    recorded = set(structure.attention_layers.values())
+    ready = [i for i in sorted(recorded) if Unit.HEAD in structure.layers[i].anatomy.units]
+    errors = dict(zip(ready, _source_errors(structure, tokens, ready), strict=True)) if ready else {}
+    limit = tolerance(structure.skeleton.dtype)
+    return tuple(
+        grant_source(layer, errors[i], limit)
+        if i in errors
+        else refuse(layer, Unit.SOURCE, "heads are not offered" if i in recorded else _NO_INTERFACE)
+        for i, layer in enumerate(structure.layers)
+    )
+
+
+def _source_errors(structure: Structure, tokens: Tensor, layers: Sequence[int]) -> list[float]:
+    sites = frozenset({Site.HEADS, Site.ATTENTION, Site.VALUES})
+    kept = _capture_all(structure, tokens, sites, tuple(layers))
+    weights = kept[Site.ATTENTION].double()  # [pos, layer, head, src]
+    values = kept[Site.VALUES].double()  # [src, layer, head, head_dim]
+    heads = kept[Site.HEADS]  # [pos, layer, head, head_dim]
+    found = torch.einsum("plhs,slhe->plhe", weights, values)
+    if found.shape != heads.shape:
+        return [float("inf")] * len(layers)
+    magnitude = torch.einsum("plhs,slhe->plhe", weights, values.abs())
+    return [deviation(found[:, i], heads[:, i], magnitude[:, i]) for i in range(len(layers))]
+
+
+def _verify_view(view: WeightView, structure: Structure, tokens: Tensor) -> None:
+    if structure.read_out.problem:
+        return
+    sites = frozenset({Site.FINAL_RESIDUAL, Site.LOGITS})
+    kept = _capture_all(structure, tokens, sites, ())
+    if not _close(view.logits(kept[Site.FINAL_RESIDUAL]), kept[Site.LOGITS]):
+        raise unsupported(structure.skeleton.module, "its logits do not follow from its last residual stream")
+
+
+def _capture_all(
+    structure: Structure, tokens: Tensor, sites: frozenset[Site], layers: tuple[int, ...]
+) -> dict[Site, Tensor]:
+    length = tokens.shape[1]
+    group = GatherGroup(sites, layers, (0,), (tuple(range(length)),))
+    return run_gathers(structure, tokens, torch.ones_like(tokens), None, (length,), (group,))[0]
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits of the same tokens agree.
+
+    Another batch means other kernels: rounding of all layers adds up, 1e-4 of the largest logit in
+    fp32 and 16 epsilons in shorter types. A missing mask or norm is off by about the logits themselves.
+    """
+    limit = max(1e-4, 16 * torch.finfo(expected.dtype).eps) * expected.abs().max()
+    return bool((found.float() - expected.float()).abs().max() <= limit)

@@ -1,0 +1,108 @@
+"""Where the parts of a decoder are: blocks, embeddings, output head. Found by structure.
+
+Nothing here is trusted yet: :mod:`lensd_server.engine.inspect` checks numerically what the parts do.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lensd_api import LoadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """The parts every decoder has, and the sizes its configuration states."""
+
+    module: PreTrainedModel
+    config: Any
+    decoder: nn.Module
+    blocks: tuple[nn.Module, ...]
+    token_embedding: nn.Module
+    head: nn.Module
+    d_model: int
+    n_heads: int
+    vocab_size: int
+    context_length: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to be."""
+        return next(self.token_embedding.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the weights."""
+        return next(self.token_embedding.parameters()).dtype
+
+
+def find_skeleton(module: PreTrainedModel) -> Skeleton:
+    """Finds the parts of a causal language model. Raises LoadFailed when one is missing."""
+    config = cast("Any", module.config).get_text_config()
+    decoder = cast("nn.Module", module.get_decoder())
+    head = module.get_output_embeddings()
+    token_embedding = module.get_input_embeddings()
+    if not isinstance(head, nn.Module) or not isinstance(token_embedding, nn.Module):
+        raise unsupported(module, "it has no output head or no token embedding")
+    return Skeleton(
+        module=module,
+        config=config,
+        decoder=decoder,
+        blocks=_find_blocks(module, decoder, config.num_hidden_layers),
+        token_embedding=token_embedding,
+        head=head,
+        d_model=config.hidden_size,
+        n_heads=config.num_attention_heads,
+        vocab_size=int(cast("Tensor", head.weight).shape[0]),
+        context_length=_context_length(config),
+    )
+
+
+def unsupported(module: PreTrainedModel, why: str) -> LoadFailed:
+    """The error for a model whose structure is not that of a decoder as understood here."""
+    return LoadFailed(
+        f"{type(module).__name__} cannot be served: {why}",
+        reason="UNSUPPORTED_ARCHITECTURE",
+        metadata={"architecture": type(module).__name__},
+    )
+
+
+def is_projection(module: nn.Module) -> bool:
+    """Whether ``module`` is an affine map whose weight :func:`input_by_output` can give."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def input_by_output(projection: nn.Module) -> Tensor:
+    """Weight of a projection as [n_in, n_out], a view."""
+    weight = cast("Tensor", projection.weight).detach()
+    return weight if isinstance(projection, Conv1D) else weight.T
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The tensor of a module's output: some architectures return it inside a tuple."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def rows_of(tensor: Tensor) -> Tensor:
+    """[..., width] as [n, width]: some modules see the batch flattened (OPT, Mixtral)."""
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _find_blocks(module: PreTrainedModel, decoder: nn.Module, n_layers: int) -> tuple[nn.Module, ...]:
+    for child in decoder.modules():
+        if isinstance(child, nn.ModuleList) and len(child) == n_layers:
+            return tuple(child)
+    raise unsupported(module, f"its decoder holds no list of {n_layers} blocks")
+
+
+def _context_length(config: Any) -> int:
+    # Bloom has no limit of its own (ALiBi); it was trained on 2,048 tokens.
+    for name in ("max_position_embeddings", "n_positions", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 2048

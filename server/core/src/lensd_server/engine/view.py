@@ -1,0 +1,89 @@
+"""The weights an analyzer may read in a reduce, on the model's device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from lensd_api import Anatomy, RequirementNotMet, Unit
+from lensd_server.engine.layers import Layer
+from lensd_server.engine.norms import VerifiedNorm
+from lensd_server.engine.readout import ReadOut
+from lensd_server.engine.skeleton import Skeleton
+from lensd_server.engine.sublayers import SubLayer
+
+
+@dataclass(slots=True)
+class WeightView:
+    """A :class:`lensd_api.ModelView` of an inspected model. Used by its device thread only."""
+
+    anatomy: Anatomy
+    skeleton: Skeleton
+    layers: tuple[Layer, ...]
+    read_out: ReadOut
+    _cache: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def final_norm(self) -> VerifiedNorm | None:
+        """The norm before the output head."""
+        return self.read_out.norm
+
+    @property
+    def unembed(self) -> Tensor:
+        """[vocab, d_model]."""
+        return cast("Tensor", self.skeleton.head.weight).detach()
+
+    @property
+    def unembed_bias(self) -> Tensor | None:
+        """[vocab]."""
+        bias = getattr(self.skeleton.head, "bias", None)
+        return bias.detach() if isinstance(bias, Tensor) else None
+
+    def attention_write(self, layer: int) -> SubLayer:
+        """How the attention of ``layer`` writes. Raises RequirementNotMet without HEAD."""
+        part = self._offering(layer, Unit.HEAD).attention
+        assert part is not None
+        return part
+
+    def mlp_write(self, layer: int) -> SubLayer:
+        """How the dense MLP of ``layer`` writes. Raises RequirementNotMet without NEURON."""
+        part = self._offering(layer, Unit.NEURON).mlp
+        assert part is not None
+        return part
+
+    def logits(self, residual: Tensor) -> Tensor:
+        """[n, d_model] before the final norm -> [n, vocab], through the model's own modules.
+
+        Raises RequirementNotMet when what lies between could not be verified.
+        """
+        if self.read_out.problem:
+            raise RequirementNotMet(
+                f"logits cannot be read from the residual stream: {self.read_out.problem}"
+            )
+        with torch.inference_mode():
+            x = residual.to(self.skeleton.dtype)
+            if self.read_out.norm_module is not None:
+                x = self.read_out.norm_module(x)
+            return self.read_out.transform(self.skeleton.head(x))
+
+    def cached(self, key: str, build: Callable[[], Tensor]) -> Tensor:
+        """A tensor derived from weights, built once and kept with the model."""
+        if key not in self._cache:
+            self._cache[key] = build()
+        return self._cache[key]
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory that :meth:`cached` tensors take."""
+        return sum(tensor.nbytes for tensor in self._cache.values())
+
+    def _offering(self, layer: int, unit: Unit) -> Layer:
+        if not 0 <= layer < len(self.layers):
+            raise RequirementNotMet(f"there is no layer {layer}: the model has {len(self.layers)}")
+        found = self.layers[layer]
+        if unit not in found.anatomy.units:
+            reason = found.anatomy.refused.get(unit, "not offered")
+            raise RequirementNotMet(f"layer {layer} has no unit '{unit}': {reason}")
+        return found
