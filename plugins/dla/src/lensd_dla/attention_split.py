@@ -1,0 +1,131 @@
+"""Attention's contribution by head, and by head and source token.
+
+The direction is contracted with the output projection first: memory is O(pos * head), the
+residual vectors of single heads exist one layer at a time and only for their direct effect.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensd_api import Site
+from lensd_dla.pullback import FrozenWrite, freeze_write, widen
+from lensd_dla.scene import Quantities, Scene, stack_layers
+
+
+def split_heads(scene: Scene) -> Quantities:
+    """``head`` [pos, layer, head], ``attn_bias`` [pos, layer], ``attn_gap``: what they miss."""
+    heads: list[Tensor] = []
+    biases: list[Tensor | None] = []
+    head_effects: list[Tensor] = []
+    bias_effects: list[Tensor | None] = []
+    for number in range(len(scene.stack.layers)):
+        inputs, write = _frozen(scene, number)
+        heads.append(_project(write, inputs))
+        biases.append(write.bias)
+        if scene.direct_effect:
+            head_effects.append(scene.read.effects(write.written(_raw_writes(write, inputs))))
+            biased = None if write.bias is None else scene.read.effects(write.bias_written())[:, 0]
+            bias_effects.append(biased)
+    found: Quantities = {"head": torch.stack(heads, 1)}
+    found |= stack_layers("attn_bias", biases)
+    if scene.direct_effect:
+        found["head:effect"] = torch.stack(head_effects, 1)
+        found |= stack_layers("attn_bias:effect", bias_effects)
+    total = found["head"].sum(-1) + found.get("attn_bias", 0.0)
+    found["attn_gap"] = (total - scene.project(Site.ATTN_WRITE)).abs()
+    return found
+
+
+def split_sources(scene: Scene) -> tuple[Quantities, list[Tensor]]:
+    """What :func:`split_heads` gives and, per row, every head by source token.
+
+    contribution[h, t, s] = weight[h, t, s] * (value[h, s] . (W_O^h u_t)); summed over s it is the
+    head's. Beside the full tensors [pos, layer, head, src]: ``source`` [pos, k] and
+    ``source_place`` [pos, k, 3] (layer, head, src), the k largest; places beyond the
+    position itself, where attention cannot look, are -1.
+    """
+    found = split_heads(scene)
+    rows: list[Tensor] = [_by_source(scene, row) for row in range(len(scene.stack))]
+    chosen = [_largest(scene, row, sources) for row, sources in enumerate(rows)]
+    found["source"] = torch.cat([values for values, _ in chosen])
+    found["source_place"] = torch.cat([place for _, place in chosen])
+    summed = torch.cat([sources.sum(-1) for sources in rows])
+    found["attn_gap"] = torch.maximum(found["attn_gap"], (summed - found["head"]).abs().amax(-1))
+    if scene.direct_effect:
+        found["source:effect"] = _source_effects(scene, found["source_place"])
+    return found, rows
+
+
+def _frozen(scene: Scene, number: int) -> tuple[Float[Tensor, "pos head head_dim"], FrozenWrite]:
+    inputs = scene.stack.values[Site.HEADS][:, number]
+    write = scene.view.attention_write(scene.stack.layers[number])
+    return inputs, freeze_write(scene.read, write, inputs.flatten(1))
+
+
+def _project(write: FrozenWrite, inputs: Float[Tensor, "pos head head_dim"]) -> Float[Tensor, "pos head"]:
+    pulled = write.pulled @ widen(write.write.weight).T
+    return (pulled.view(inputs.shape) * inputs).sum(-1)
+
+
+def _raw_writes(
+    write: FrozenWrite, inputs: Float[Tensor, "pos head head_dim"]
+) -> Float[Tensor, "pos head d_model"]:
+    weight = widen(write.write.weight)
+    return torch.einsum("phe,hed->phd", widen(inputs), weight.view(*inputs.shape[1:], -1))
+
+
+def _by_source(scene: Scene, row: int) -> Float[Tensor, "pos layer head src"]:
+    here, there = scene.stack.slice_of(row), scene.stack.src_slice_of(row)
+    positions = torch.arange(here.start, here.stop, device=scene.read.pulled.device)
+    layers: list[Tensor] = []
+    for number in range(len(scene.stack.layers)):
+        inputs, write = _frozen(scene, number)
+        values = widen(scene.stack.values[Site.VALUES][there, number])
+        pulled = (write.at(positions).pulled @ widen(write.write.weight).T).view(-1, *inputs.shape[1:])
+        attention = scene.stack.values[Site.ATTENTION][here, number, :, : len(values)]
+        layers.append(torch.einsum("phe,she->phs", pulled, values) * attention)
+    return torch.stack(layers, 1)
+
+
+def _largest(scene: Scene, row: int, sources: Float[Tensor, "pos layer head src"]) -> tuple[Tensor, Tensor]:
+    """The ``top_k`` of each position by magnitude, and where they are; short rows are filled up."""
+    _, layers, heads, length = sources.shape
+    positions = torch.tensor(scene.stack.positions[row], device=sources.device)
+    seen = torch.arange(length, device=sources.device) <= positions[:, None]
+    magnitude = sources.abs().masked_fill(~seen[:, None, None], -1.0).flatten(1)
+    count = min(scene.top_k, layers * heads * length)
+    ranked, flat = magnitude.topk(count, dim=1)
+    values = sources.flatten(1).gather(1, flat)
+    place = torch.stack([flat // (heads * length), flat // length % heads, flat % length], -1)
+    hidden = ranked < 0
+    place, values = place.masked_fill(hidden[..., None], -1), values.masked_fill(hidden, 0.0)
+    missing = scene.top_k - count
+    return (
+        torch.nn.functional.pad(values, (0, missing)),
+        torch.nn.functional.pad(place, (0, 0, 0, missing), value=-1),
+    )
+
+
+def _source_effects(scene: Scene, place: Tensor) -> Float[Tensor, "pos k"]:
+    effects = torch.zeros(place.shape[:2], device=place.device, dtype=scene.read.pulled.dtype)
+    owner = torch.cat([torch.full((len(p),), row) for row, p in enumerate(scene.stack.positions)]).to(
+        place.device
+    )
+    starts = torch.tensor(
+        [scene.stack.src_slice_of(row).start for row in range(len(scene.stack))], device=place.device
+    )
+    for number in range(len(scene.stack.layers)):
+        pos, k = torch.nonzero(place[..., 0] == number, as_tuple=True)
+        if not len(pos):
+            continue
+        inputs, write = _frozen(scene, number)
+        head, src = place[pos, k, 1], place[pos, k, 2]
+        values = scene.stack.values[Site.VALUES][starts[owner[pos]] + src, number, head]
+        weights = scene.stack.values[Site.ATTENTION][pos, number, head, src]
+        # One head's slot of an otherwise empty input: the projection's weight is never copied.
+        alone = torch.zeros(len(pos), *inputs.shape[1:], device=place.device, dtype=effects.dtype)
+        alone[torch.arange(len(pos), device=place.device), head] = widen(values) * weights[:, None]
+        raw = alone.flatten(1) @ widen(write.write.weight)
+        effects[pos, k] = scene.read.at(pos).effects(write.at(pos).written(raw[:, None]))[:, 0]
+    return effects

@@ -1,0 +1,68 @@
+"""When rows are refused because they do not add up.
+
+Two identities are checked, from different sides: the rows must add up to the logit of the
+model's own head, and the rows of each layer to what the layer was seen to write.
+"""
+
+import torch
+from torch import Tensor
+
+from lensd_api import AnalysisError
+from lensd_dla.reading import integers
+
+#: Allowed gap as a share of the sum of all magnitudes. The stream is rounded at every add, so the
+#: share is about a hundred roundings of the element type; a wrong split misses by far more.
+TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+
+
+class IncompleteDecomposition(AnalysisError):
+    """Rows do not add up within tolerance; nothing was returned for the item."""
+
+    reason = "INCOMPLETE_DECOMPOSITION"
+
+    def __init__(self, *, where: str, gap: float, tolerance: float, coarser: str) -> None:
+        super().__init__(
+            f"{where}: rows miss by {gap:.2e} (tolerance {tolerance:.1e}); ask for unit='{coarser}', "
+            "which needs no such split",
+            metadata={"gap": f"{gap:.3e}", "tolerance": f"{tolerance:.3e}", "coarser_unit": coarser},
+        )
+        self.gap = gap
+        self.tolerance = tolerance
+
+
+class NotFinite(AnalysisError):
+    """The model produced NaN or infinity, so there is nothing to attribute."""
+
+    reason = "NOT_FINITE"
+
+
+def tolerance_for(dtype: str, values: Tensor) -> Tensor:
+    """Largest acceptable gap at each position for rows ``values`` [pos, row] of a ``dtype`` model."""
+    share = TOLERANCES.get(dtype, TOLERANCES["bfloat16"])
+    return share * values.abs().sum(1).clamp(min=1.0)
+
+
+def check_complete(gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], coarser: str) -> None:
+    """Raises IncompleteDecomposition at the first position whose gap is beyond tolerance."""
+    for i in integers(torch.nonzero(~(gaps <= tolerance))):
+        gap = float(gaps[i])
+        if gap != gap:
+            raise NotFinite(
+                f"position {positions[i]}: the model's logit or activations are NaN or infinite; "
+                "serve it in a wider dtype"
+            )
+        where = f"position {positions[i]}, against the model's own logit"
+        raise IncompleteDecomposition(where=where, gap=gap, tolerance=float(tolerance[i]), coarser=coarser)
+
+
+def check_layers(
+    gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], layers: tuple[int, ...], coarser: str
+) -> None:
+    """Like :func:`check_complete`, for ``gaps`` [pos, layer] against what each layer wrote."""
+    wrong = torch.nonzero(gaps > tolerance[:, None])
+    if len(wrong):
+        pos, layer = integers(wrong[0])
+        where = f"position {positions[pos]}, layer {layers[layer]}, against what the layer wrote"
+        raise IncompleteDecomposition(
+            where=where, gap=float(gaps[pos, layer]), tolerance=float(tolerance[pos]), coarser=coarser
+        )

@@ -1,0 +1,85 @@
+"""From segments to columns. Column by column: a Python object per row would cost more than the rows."""
+
+from collections.abc import Sequence
+from itertools import compress
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from lensd_dla.reading import floats
+from lensd_dla.rows import Numbers, Segment
+
+#: Lists, or tensors where a column is computed as one.
+Columns = dict[str, Any]
+
+
+def contribution_columns(
+    segments: Sequence[Segment],
+    positions: tuple[int, ...],
+    *,
+    with_source: bool = False,
+    with_effects: bool = False,
+) -> Columns:
+    """Columns of ``contributions``: the rows of one position after those of another."""
+    values = all_values(segments)
+    total = values.abs().sum(1, keepdim=True)
+    share = values / total.where(total > 0, 1.0)
+    width = values.shape[1]
+    columns: Columns = {
+        "position": [position for position in positions for _ in range(width)],
+        "layer": _repeated([s.layer for s in segments], len(positions)),
+        "kind": [s.kind for s in segments for _ in range(s.values.shape[1])] * len(positions),
+        "index": _repeated([s.index for s in segments], len(positions)),
+        "value": values.flatten(),
+        "share": share.flatten(),
+    }
+    if with_source:
+        columns["source"] = _repeated([_or_none(s, s.source) for s in segments], len(positions))
+    if with_effects:
+        columns["direct_effect"] = _repeated([_or_none(s, s.effects) for s in segments], len(positions))
+    layers = columns["layer"]
+    # A short row has fewer sources than were asked for: their places are -1, their values zero.
+    if with_source and -1 in layers:
+        kept = [layer != -1 for layer in layers]
+        columns = {name: list(compress(_listed(column), kept)) for name, column in columns.items()}
+    return columns
+
+
+def all_values(segments: Sequence[Segment]) -> Float64[Tensor, "pos row"]:
+    """Values of all rows, position by position."""
+    return torch.cat([s.values for s in segments], 1)
+
+
+def nmae(segments: Sequence[Segment], position: int) -> float | None:
+    """mean |contribution - direct effect| / mean |direct effect| over the components at ``position``.
+
+    How far the frozen-norm contributions, which add up, are from what removing each component
+    alone does, which does not. ``None`` when nothing has an effect.
+    """
+    pairs = [(s.values[position], s.effects[position]) for s in segments if s.effects is not None]
+    values, effects = torch.cat([v for v, _ in pairs]), torch.cat([e for _, e in pairs])
+    size = effects.abs().mean()
+    return float((values - effects).abs().mean() / size) if size > 0 else None
+
+
+def _or_none(segment: Segment, numbers: Tensor | None) -> Numbers:
+    return [None] * segment.values.shape[1] if numbers is None else numbers
+
+
+def _repeated(parts: Sequence[Numbers], count: int) -> list[Any]:
+    """One column for ``count`` positions from numbers that are shared, or given for each."""
+    if not any(isinstance(numbers, Tensor) for numbers in parts):
+        return [n for numbers in parts for n in cast("Sequence[Any]", numbers)] * count
+    listed = [
+        cast("list[list[Any]]", numbers.tolist())  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(numbers, Tensor)
+        else [list(numbers)] * count
+        for numbers in parts
+    ]
+    return [n for position in range(count) for numbers in listed for n in numbers[position]]
+
+
+def _listed(column: Any) -> Sequence[Any]:
+    return floats(column) if isinstance(column, Tensor) else column
