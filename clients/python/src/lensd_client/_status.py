@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import (  # pyright: ignore[reportMissingTypeStubs]
     code_pb2,
     error_details_pb2,
@@ -86,7 +87,7 @@ def error_from_call(error: grpc.RpcError, target: str) -> LensdError:
         status = status_pb2.Status()
         try:
             status.ParseFromString(rich)
-        except ValueError:  # protobuf's DecodeError: a proxy garbled it, the plain status is left
+        except DecodeError:  # a proxy garbled it; the plain status is left
             status = status_pb2.Status()
         if status.code == call.code().value[0]:
             return error_from_status(status)
@@ -119,6 +120,6 @@ def _unreachable(target: str, details: str) -> str:
     if any(word in lowered for word in ("ssl", "tls", "handshake", "certificate", "tsi")):
         return f"no TLS connection to {target}: {details}; check `ca`, `cert` and `key`, or whether it speaks TLS"
     return (
-        f"nothing answers at {target}: {details or 'unavailable'}; "
+        f"nothing answers at {target} ({details.rpartition(': ')[2] or 'unavailable'}): "
         "start a server with `lensd serve`, or give the address of one as the target"
     )

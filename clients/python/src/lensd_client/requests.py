@@ -19,7 +19,8 @@ _PRIORITIES = {
     "interactive": analysis_pb2.PRIORITY_INTERACTIVE,
     "batch": analysis_pb2.PRIORITY_BATCH,
 }
-_DATA_TYPES = dict(results_pb2.DataType.items())
+#: By name; protobuf accepts names for numbers as well.
+_DATA_TYPES = frozenset(results_pb2.DataType.keys())
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -82,4 +83,4 @@ def to_tensor(name: str, value: Any) -> results_pb2.Tensor:
         raise TypeError(f"tensors[{name!r}]: {array.dtype} cannot be sent; convert it to float32 or int64")
     swap = array.dtype.byteorder == ">" or (sys.byteorder == "big" and array.dtype.byteorder == "=")
     data = (array.astype(array.dtype.newbyteorder("<")) if swap else array).tobytes()
-    return results_pb2.Tensor(dtype=_DATA_TYPES[kind], shape=array.shape, data=data, byte_length=len(data))
+    return results_pb2.Tensor(dtype=kind, shape=array.shape, data=data, byte_length=len(data))

@@ -15,7 +15,8 @@ from lensd_client.events import Accepted, Completed, Event, Progress, Warned
 from lensd_client.findings import Findings, Item
 from lensd_client.results import Value
 
-_EOF: Any = grpc.aio.EOF  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+#: The type stubs of grpc do not know it.
+_EOF: Any = vars(grpc.aio)["EOF"]
 
 
 class _RunBase:

@@ -89,14 +89,14 @@ class Tensor:
             array.attrs["units"] = self.unit
         return array
 
-    def plot(self, *, ax: "Axes | None" = None, **at: int) -> "Axes":
-        """Draws two axes as a heat-map, the others fixed by keyword. Needs the ``plot`` extra.
+    def plot(self, *, at: Mapping[str, int | str] | None = None, ax: "Axes | None" = None) -> "Axes":
+        """Draws the last two axes as a heat-map, the others fixed by ``at``. Needs the ``plot`` extra.
 
         See :func:`lensd_client.plot.heatmap`.
         """
         from lensd_client.plot import heatmap  # the extra is optional
 
-        return heatmap(self, ax=ax, **at)
+        return heatmap(self, at=at, ax=ax)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{axis}={n}" for axis, n in zip(self.dims, self.shape, strict=True))

@@ -1,0 +1,247 @@
+"""Commands that show what a server has: models, analyzers, artifacts, versions, health."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import click
+from rich import box
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lensd_client.catalog import Analyzer
+from lensd_client.errors import LensdError
+from lensd_client.heatmap import visible
+from lensd_client.lensctl.app import Failed, Session, json_option
+
+_STATE_STYLES = {
+    "resident": "green",
+    "loading": "yellow",
+    "draining": "yellow",
+    "failed": "red",
+    "active": "green",
+    "broken": "red",
+    "quarantined": "red",
+    "SERVING": "green",
+    "NOT_SERVING": "red",
+}
+_SERVICES = ("Analysis", "Analyzer", "Model", "Artifact", "Server")
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def models(session: Session, as_json: bool) -> None:
+    """The configured models and where they are in their life."""
+    found = session.client.models()
+    if as_json:
+        _print_all(session, found)
+        return
+    rows = [
+        [
+            m.name,
+            m.state,
+            m.architecture,
+            m.device,
+            m.dtype,
+            size(m.resident_bytes),
+            m.leases,
+            m.problem or m.source,
+        ]
+        for m in found
+    ]
+    heads = ["model", "state", "architecture", "device", "dtype", "memory", "in use", "source"]
+    session.out.print(grid(heads, rows))
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def analyzers(session: Session, as_json: bool) -> None:
+    """The installed analyzers, and plugins that do not work."""
+    found = session.client.analyzers()
+    if as_json:
+        _print_all(session, found)
+        return
+    rows = [[a.name, f"{a.distribution} {a.version}", a.summary] for a in found]
+    session.out.print(grid(["analyzer", "from", "what it does"], rows))
+    for plugin in session.client.plugins():
+        if plugin.status not in ("active", "disabled"):
+            said = f"plugin {visible(plugin.distribution)} is {plugin.status}: {visible(plugin.problem)}"
+            session.err.print(Text(said, style="yellow"), soft_wrap=True)
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def analyzer(session: Session, name: str, as_json: bool) -> None:
+    """One analyzer: parameters, results, examples and which models can serve it."""
+    found = session.client.analyzer(name)
+    if as_json:
+        session.print_json(found)
+        return
+    session.out.print(_describe(found))
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def artifacts(session: Session, as_json: bool) -> None:
+    """What analyzers have stored."""
+    found = session.client.artifacts()
+    if as_json:
+        _print_all(session, found)
+        return
+    rows = [
+        [f"{a.name}@{a.version}", a.analyzer, a.model, size(a.size_bytes), f"{a.created:%Y-%m-%d %H:%M} UTC"]
+        for a in found
+    ]
+    session.out.print(grid(["artifact", "analyzer", "model", "size", "stored"], rows))
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def info(session: Session, as_json: bool) -> None:
+    """Versions, limits and load of the server."""
+    found, load = session.client.server_info(), session.client.load_status()
+    if as_json:
+        session.print_json({"info": found, "load": load})
+        return
+    limits = found.limits
+    rows = [
+        ["lensd-server", found.version],
+        ["lensd-api", found.api_version],
+        *([name, version] for name, version in sorted(found.libraries.items())),
+        ["started", f"{found.started:%Y-%m-%d %H:%M:%S} UTC"],
+        ["devices", ", ".join(found.devices)],
+        ["features", ", ".join(found.features)],
+        ["largest request", size(limits.max_request_bytes)],
+        ["analyses at once", f"{limits.max_analyses}, {limits.max_analyses_per_stream} on one stream"],
+        ["longest analysis", f"{limits.max_timeout_s:g} s" if limits.max_timeout_s else "no limit"],
+        ["running now", f"{load.analyses}" + (" (draining)" if load.draining else "")],
+        *([f"waiting for {m.model}", f"{m.queued_rows} rows, {m.queued_tokens} tokens"] for m in load.models),
+    ]
+    session.out.print(grid(["", ""], rows, show_header=False))
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def health(session: Session, as_json: bool) -> None:
+    """Health of the server, its services and its models. Exit status 1 unless it serves."""
+    names = ["", *(f"lensd.v1.{service}Service" for service in _SERVICES)]
+    names += [f"lensd.v1.Model/{model.name}" for model in session.client.models()]
+    statuses = {name: _health(session, name) for name in names}
+    if as_json:
+        for name, status in statuses.items():
+            session.print_json({"service": name, "status": status})
+    else:
+        session.out.print(
+            grid(["service", "health"], [[name or "server", status] for name, status in statuses.items()])
+        )
+    if statuses[""] != "SERVING":
+        raise Failed
+
+
+def _health(session: Session, service: str) -> str:
+    try:
+        return session.client.health(service)
+    except LensdError as error:
+        if error.code != "NOT_FOUND":
+            raise
+        return "SERVICE_UNKNOWN"
+
+
+def grid(heads: list[str], rows: Iterable[Iterable[Any]], *, show_header: bool = True) -> Table:
+    """A table of plain values, states in colour."""
+    table = Table(box=box.SIMPLE_HEAD if show_header else None, show_header=show_header, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(str(v)), style=_STATE_STYLES.get(str(v), "")) for v in row))
+    return table
+
+
+def size(n_bytes: int) -> str:
+    """Bytes for people; nothing for none."""
+    if not n_bytes:
+        return ""
+    amount = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} TB"
+
+
+def _describe(found: Analyzer) -> Group:
+    parts: list[Any] = [
+        Text(f"{visible(found.name)}  ", style="bold").append(
+            f"{found.distribution} {found.version}", style="dim not bold"
+        ),
+        Text(visible(found.summary)),
+    ]
+    parts += [Text("\nparameters", style="bold"), _parameters(found.params_schema)]
+    if found.results:
+        rows = [[r.name, r.kind, r.description] for r in found.results]
+        parts += [Text("\nresults", style="bold"), grid(["name", "kind", "what it holds"], rows)]
+    if found.examples:
+        parts.append(Text("\nexamples", style="bold"))
+    for example in found.examples:
+        params = json.dumps(example.params, ensure_ascii=False)
+        call = f"lensctl analyze {found.name} --params {_quote(params)}"
+        parts += [
+            Text(f"  {visible(example.name)}: {visible(example.shows)}"),
+            Padding(Text(visible(call), style="cyan"), (0, 4)),
+        ]
+    if found.needs_model:
+        needs = f"a model with {', '.join(found.features)}" if found.features else "a model"
+        parts.append(Text(f"\nneeds {visible(needs)}"))
+    for model in found.compatibility:
+        said = "can serve it" if model.satisfied else f"cannot: {'; '.join(model.reasons)}"
+        parts.append(Text(f"  {visible(model.model)} {visible(said)}"))
+    return Group(*parts)
+
+
+def _parameters(schema: Mapping[str, Any]) -> Table:
+    required = set(cast("list[str]", schema.get("required", [])))
+    properties = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
+    rows = [
+        [
+            name,
+            _type(of),
+            "required" if name in required else json.dumps(of.get("default"), ensure_ascii=False),
+            of.get("description", ""),
+        ]
+        for name, of in properties.items()
+    ]
+    return grid(["name", "type", "default", "meaning"], rows)
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """The type in a word or two; the schema itself (``--json``) has the rest."""
+    if "enum" in schema:
+        return " | ".join(json.dumps(v) for v in schema["enum"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "anyOf" in schema:
+        return " | ".join(dict.fromkeys(_type(s) for s in schema["anyOf"]))
+    if schema.get("type") == "array":
+        return f"{_type(schema.get('items', {}))}[]"
+    return str(schema.get("type") or str(schema.get("$ref", "any")).rpartition("/")[2])
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _print_all(session: Session, values: Iterable[Any]) -> None:
+    for value in values:
+        session.print_json(value)
+
+
+COMMANDS = (models, analyzers, analyzer, artifacts, info, health)

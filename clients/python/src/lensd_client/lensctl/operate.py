@@ -1,0 +1,73 @@
+"""Commands of admin scope: load, unload, see and stop what runs."""
+
+import click
+from rich.text import Text
+
+from lensd_client.catalog import Model
+from lensd_client.heatmap import visible
+from lensd_client.lensctl.app import Failed, Session, json_option
+from lensd_client.lensctl.listings import grid, size
+from lensd_client.lensctl.progress import Bar
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def load(session: Session, name: str, as_json: bool) -> None:
+    """Makes the configured model NAME resident."""
+    model: Model | None = None
+    with Bar(session.err) as bar:
+        for step in session.client.load(name):
+            model = step.model
+            if as_json:
+                session.print_json(step)
+            bar.update(step.stage or "loading", 100 * step.fraction, 100, "%")
+    if model is not None and not as_json:
+        _say(session, model)
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def unload(session: Session, name: str, as_json: bool) -> None:
+    """Waits for NAME's analyses, then frees its memory."""
+    model = session.client.unload(name)
+    if as_json:
+        session.print_json(model)
+    else:
+        _say(session, model)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def ps(session: Session, as_json: bool) -> None:
+    """The running analyses, oldest first."""
+    found = session.client.analyses()
+    if as_json:
+        for analysis in found:
+            session.print_json(analysis)
+        return
+    rows = [[a.request_id, a.analyzer, a.model, f"{a.age_s:.1f} s", a.pending_rows, a.peer] for a in found]
+    session.out.print(grid(["request", "analyzer", "model", "age", "rows", "caller"], rows))
+
+
+@click.command()
+@click.argument("request_id", metavar="ID")
+@click.pass_obj
+def cancel(session: Session, request_id: str) -> None:
+    """Stops the running analysis ID. Exit status 1 when there was none."""
+    if not session.client.cancel_analysis(request_id):
+        session.err.print(Text(f"no analysis {visible(request_id)} is running; `lensctl ps` lists them"))
+        raise Failed
+    session.out.print(Text(f"cancelled {visible(request_id)}"))
+
+
+def _say(session: Session, model: Model) -> None:
+    where = f": {size(model.resident_bytes)} on {model.device} ({model.dtype})" if model.device else ""
+    session.out.print(Text(visible(f"{model.name} is {model.state}{where}")), soft_wrap=True)
+
+
+COMMANDS = (load, unload, ps, cancel)

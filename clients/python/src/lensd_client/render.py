@@ -1,0 +1,237 @@
+"""Results drawn for a terminal with rich: what lensctl shows, usable by any program.
+
+Text from a server never reaches the terminal as markup or control sequences.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from lensd_client.errors import LensdError
+from lensd_client.heatmap import Heatmap, colour, shorten, visible
+from lensd_client.results import AnnotatedText, Graph, Record, Table, Tensor, Value
+
+#: Heat-maps drawn of one tensor.
+_MAX_MAPS = 3
+_BAR_WIDTH = 11
+
+
+def render(value: Value | LensdError, *, max_rows: int = 20) -> RenderableType:
+    """``value`` as something a rich console prints.
+
+    Tables longer than ``max_rows`` show the rows with the largest magnitude in the column
+    ``value``, or the first ones where there is no such column, and say so.
+    """
+    match value:
+        case Table():
+            return _table(value, max_rows)
+        case Tensor():
+            return _tensor(value, max_rows)
+        case Graph():
+            return _graph(value, max_rows)
+        case Record():
+            return _record(value)
+        case AnnotatedText():
+            return _text(value)
+        case LensdError():
+            return error(value)
+
+
+def heading(value: Value) -> Text:
+    """Name, title and item of a result on one line."""
+    line = Text(visible(value.name), style="bold")
+    if value.title and value.title != value.name:
+        line.append(f"  {visible(value.title)}", style="default not bold")
+    if value.item:
+        line.append(f"  item {visible(value.item)}", style="dim not bold")
+    return line
+
+
+def error(failure: LensdError) -> Text:
+    """An error with its code, reason and violations."""
+    text = Text.assemble(
+        ("error ", "bold red"), (f"{failure.code} {visible(failure.reason)}: ", "bold"), _plain(failure)
+    )
+    for violation in failure.violations:
+        text.append(f"\n  {visible(violation.field) or '(request)'}: {visible(violation.description)}")
+    if failure.retry_after_s is not None:
+        text.append(f"\n  try again in {failure.retry_after_s:g} s")
+    return text
+
+
+def number(value: float) -> str:
+    """Four decimals where they say something, else two significant digits."""
+    if not np.isfinite(value):
+        return str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.4f}"
+    return f"{value:.2g}" if abs(value) < 1 else f"{value:.6g}"
+
+
+def bar(value: float, largest: float) -> Text:
+    """A bar that grows left for negative and right for positive values."""
+    if not np.isfinite(value) or not largest:
+        return Text()
+    half = round(2 * _BAR_WIDTH * min(1.0, abs(value) / largest))
+    full, rest = divmod(half, 2)
+    style = "#{:02x}{:02x}{:02x}".format(*colour(np.sign(value), 1.0))
+    if value < 0:
+        return Text(("▐" * rest + "█" * full).rjust(_BAR_WIDTH) + "│" + " " * _BAR_WIDTH, style=style)
+    return Text(" " * _BAR_WIDTH + "│" + "█" * full + "▌" * rest, style=style)
+
+
+def _plain(failure: LensdError) -> str:
+    return "\n".join(visible(line) for line in failure.message.splitlines())
+
+
+def _table(table: Table, max_rows: int) -> RenderableType:
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    strength = _strength(table)
+    shown = _pick_rows(len(table), strength, max_rows)
+    columns: list[list[RenderableType]] = []
+    for name, values in table.columns.items():
+        head = Text(visible(name))
+        if table.units.get(name):
+            head.append(f" [{visible(table.units[name])}]", style="dim not bold")
+        grid.add_column(head, justify="left" if values.dtype == object else "right", overflow="fold")
+        columns.append([_cell(values[i]) for i in shown])
+    if strength is not None:
+        grid.add_column(Text(""), no_wrap=True)
+        largest = float(max((strength[i] for i in shown), default=0.0))
+        columns.append([bar(_as_float(table["value"][i]), largest) for i in shown])
+    for row in zip(*columns, strict=True):
+        grid.add_row(*row)
+    parts: list[RenderableType] = [heading(table), grid]
+    if len(shown) < len(table):
+        which = "the first" if strength is None else "the largest"
+        parts.append(Text(f"{which} {len(shown)} of {len(table)} rows", style="dim"))
+    return Group(*parts)
+
+
+def _strength(table: Table) -> list[float] | None:
+    """Magnitudes of the column ``value``, by which rows are ranked; None without one."""
+    values = table.columns.get("value")
+    if values is None or values.dtype.kind not in "fi":
+        return None
+    plain = np.nan_to_num(np.ma.filled(values.astype(np.float64), 0.0), posinf=0.0, neginf=0.0)
+    return cast("list[float]", np.abs(plain).tolist())
+
+
+def _pick_rows(n: int, strength: list[float] | None, max_rows: int) -> Sequence[int]:
+    if n <= max_rows:
+        return range(n)
+    if strength is None:
+        return range(max_rows)
+    return sorted(range(n), key=lambda i: strength[i], reverse=True)[:max_rows]
+
+
+def _cell(value: object) -> Text:
+    if value is None or value is np.ma.masked:
+        return Text("–", style="dim")
+    if isinstance(value, float):  # float64 is one
+        return Text(number(float(value)))
+    return Text(visible(str(value)))
+
+
+def _as_float(value: Any) -> float:
+    return float("nan") if value is np.ma.masked else float(value)
+
+
+def _tensor(tensor: Tensor, max_rows: int) -> RenderableType:
+    array = tensor.array
+    sizes = " × ".join(f"{visible(axis)} {n}" for axis, n in zip(tensor.dims, tensor.shape, strict=True))
+    head = heading(tensor).append(f"  {sizes or 'scalar'}, {tensor.dtype}", style="dim not bold")
+    if array.ndim < 2:
+        values = array.reshape(-1)
+        (axis,) = tensor.dims or ("",)
+        names = list(tensor.labels.get(axis, ())) or [str(i) for i in range(len(values))]
+        columns = {axis or "scalar": np.array(names, dtype=object), "value": values.astype(np.float64)}
+        unit = {"value": tensor.unit} if tensor.unit else {}
+        # The heading of the inner table would only repeat the name.
+        return Group(head, *_group(_table(Table(columns, unit), max_rows))[1:])
+    slices = list(np.ndindex(array.shape[:-2]))
+    maps = [_map(tensor, at) for at in slices[-_MAX_MAPS:]]
+    note = (
+        [Text(f"the last {_MAX_MAPS} of {len(slices)} maps", style="dim")] if len(slices) > len(maps) else []
+    )
+    return Group(head, *maps, *note)
+
+
+def _group(renderable: RenderableType) -> Sequence[RenderableType]:
+    return renderable.renderables if isinstance(renderable, Group) else [renderable]
+
+
+def _map(tensor: Tensor, at: tuple[int, ...]) -> Heatmap:
+    *leading, left, right = tensor.dims
+    fixed = ", ".join(
+        f"{visible(axis)} {_label(tensor, axis, i)}" for axis, i in zip(leading, at, strict=True)
+    )
+    return Heatmap(
+        tensor.array[at].astype(np.float64),
+        axes=(visible(left), visible(right)),
+        labels=(tensor.labels.get(left, ()), tensor.labels.get(right, ())),
+        unit=tensor.unit,
+        title=fixed,
+    )
+
+
+def _label(tensor: Tensor, axis: str, i: int) -> str:
+    names = tensor.labels.get(axis)
+    return shorten(names[i], 24) if names else str(i)
+
+
+def _graph(graph: Graph, max_rows: int) -> RenderableType:
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    names = list(dict.fromkeys(key for edge in graph.edges for key in edge.attributes))
+    for name in ("source", "target", *names):
+        grid.add_column(Text(visible(name)), overflow="fold")
+    for edge in graph.edges[:max_rows]:
+        ends = [Text(visible(edge.source)), Text(visible(edge.target))]
+        grid.add_row(*ends, *(_cell(edge.attributes.get(name)) for name in names))
+    counts = Text(f"{len(graph.nodes)} nodes, {len(graph.edges)} edges", style="dim")
+    if len(graph.edges) > max_rows:
+        counts.append(f"; the first {max_rows}")
+    return Group(heading(graph), grid, counts)
+
+
+def _record(record: Record) -> RenderableType:
+    grid = RichTable(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for key, value in record.items():
+        grid.add_row(Text(visible(key)), Text(_plain_value(value)))
+    return Group(heading(record), grid)
+
+
+def _plain_value(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value) if value != value.strip() or not value else visible(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return visible(json.dumps(value, ensure_ascii=False))
+
+
+def _text(text: AnnotatedText) -> RenderableType:
+    runs = text.runs()
+    largest = max((abs(score) for _, score in runs if np.isfinite(score)), default=0.0)
+    drawn = Text()
+    for piece, score in runs:
+        shown = "".join(c if c in "\n\t" else visible(c) for c in piece)
+        style = ""
+        if score and np.isfinite(score):
+            shade = "#{:02x}{:02x}{:02x}".format(*colour(score, largest))
+            style = f"{'white' if abs(score) > 0.5 * largest else 'black'} on {shade}"
+        drawn.append(shown, style=style)
+    ranked = sorted(text.spans, key=lambda span: -abs(span.score) if np.isfinite(span.score) else 0.0)
+    said = ", ".join(
+        f"{shorten(text.text[s.start : s.end], 24)!r} {s.score:+.3g}"
+        + (f" {visible(s.label)}" if s.label else "")
+        for s in ranked[:5]
+    )
+    return Group(heading(text), drawn, Text(f"largest: {said}" if said else "no spans", style="dim"))
