@@ -1,0 +1,145 @@
+"""Which waiting rows run together, and what the batch looks like. Pure: nothing here has effects.
+
+A batch is padded to its longest row, so what it costs is rows times that length. Running rows
+together saves the fixed price of a forward and pays for padding: a row joins only if the padding it
+adds is worth less than the forward it saves.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensd_api import Activations, Site, Stack
+from lensd_server.engine.capture import GatherGroup
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRow:
+    """A row that has passed every check; ``positions`` are non-negative."""
+
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+    attention_mask: tuple[int, ...] | None = None
+    position_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Right-padded inputs of one forward, on the CPU.
+
+    ``input_ids`` and ``attention_mask`` are [batch, pos]; ``position_ids`` likewise, or ``None``
+    when every row counts from 0 and the model can do that by itself.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor | None
+    lengths: tuple[int, ...]
+
+
+def choose_rows(lengths: Sequence[int], urgent: Sequence[bool], budget: int, worth: float) -> list[int]:
+    """Indices of the rows of the next batch; the rows are given oldest first.
+
+    The oldest urgent row (else the oldest) is always in, so that no row waits for ever. Around
+    it, rows of similar length are taken while ``rows * longest <= budget`` and each adds at most
+    ``worth`` tokens of padding: first the urgent ones, then the others.
+    """
+    seed = next((i for i, is_urgent in enumerate(urgent) if is_urgent), 0)
+    chosen = [seed]
+    longest = lengths[seed]
+    for wanted in (True, False):
+        pool = [i for i, is_urgent in enumerate(urgent) if is_urgent is wanted and i != seed]
+        longest = _join(chosen, longest, sorted(pool, key=lambda i: (lengths[i], i)), lengths, budget, worth)
+    return sorted(chosen)
+
+
+def _join(
+    chosen: list[int],
+    longest: int,
+    by_length: Sequence[int],
+    lengths: Sequence[int],
+    budget: int,
+    worth: float,
+) -> int:
+    """Adds to ``chosen`` from ``by_length``, nearest in length first; returns the longest row."""
+    # Everything before `shorter` is at most as long as the batch already is.
+    longer = next((n for n, i in enumerate(by_length) if lengths[i] >= longest), len(by_length))
+    shorter = longer - 1
+    while True:
+        down = longest - lengths[by_length[shorter]] if shorter >= 0 else None
+        up = len(chosen) * (lengths[by_length[longer]] - longest) if longer < len(by_length) else None
+        if up is not None and (len(chosen) + 1) * lengths[by_length[longer]] > budget:
+            up = None
+        if (len(chosen) + 1) * longest > budget:
+            down = None
+        if up is not None and (down is None or up <= down) and up <= worth:
+            longest = max(longest, lengths[by_length[longer]])
+            chosen.append(by_length[longer])
+            longer += 1
+        elif down is not None and down <= worth:
+            chosen.append(by_length[shorter])
+            shorter -= 1
+        else:
+            return longest
+
+
+def pad(rows: Sequence[PreparedRow]) -> Inputs:
+    """One tensor of each kind for ``rows``. Padding sits on the right, where a causal mask hides it."""
+    lengths = tuple(len(row.tokens) for row in rows)
+    width = max(lengths)
+    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        input_ids[i, : lengths[i]] = torch.tensor(row.tokens)
+        mask[i, : lengths[i]] = 1 if row.attention_mask is None else torch.tensor(row.attention_mask)
+    # A model left to itself may count positions from the mask (OPT): say them whenever a row is special.
+    plain = all(row.attention_mask is None and row.position_ids is None for row in rows)
+    position_ids = None
+    if not plain:
+        position_ids = torch.arange(width).repeat(len(rows), 1)
+        for i, row in enumerate(rows):
+            if row.position_ids is not None:
+                position_ids[i, : lengths[i]] = torch.tensor(row.position_ids)
+    return Inputs(input_ids, mask, position_ids, lengths)
+
+
+def group_rows(
+    rows: Sequence[PreparedRow], keys: Sequence[tuple[frozenset[Site], tuple[int, ...], Hashable]]
+) -> list[GatherGroup]:
+    """Groups of rows whose keys (sites, layers, what to make of them) are equal, in order of first row."""
+    members: dict[tuple[frozenset[Site], tuple[int, ...], Hashable], list[int]] = {}
+    for i, key in enumerate(keys):
+        members.setdefault(key, []).append(i)
+    return [
+        GatherGroup(
+            sites=sites, layers=layers, rows=tuple(own), positions=tuple(rows[i].positions for i in own)
+        )
+        for (sites, layers, _), own in members.items()
+    ]
+
+
+def split_stack(stack: Stack) -> list[Activations]:
+    """The activations of each row of ``stack``; views of it."""
+    return [
+        Activations(
+            {site: _of_row(stack, site, values, row) for site, values in stack.values.items()},
+            stack.positions[row],
+            stack.layers,
+        )
+        for row in range(len(stack))
+    ]
+
+
+def _of_row(stack: Stack, site: Site, values: Tensor, row: int) -> Tensor:
+    if site is Site.VALUES:
+        return values[stack.src_slice_of(row)]
+    own = values[stack.slice_of(row)]
+    return own[..., : len(stack.tokens[row])] if site is Site.ATTENTION else own
+
+
+def captured_bytes(values: "dict[Site, Any]") -> int:
+    """Memory that the captures of a group occupy."""
+    return sum(tensor.nbytes for tensor in values.values())

@@ -1,0 +1,118 @@
+"""Carries the events of one analysis from its thread to the loop of whoever reads them.
+
+Bounded: a producer waits for a slow reader, so that what a client does not read does not pile up.
+Progress is never waited for and never piles up: the newest replaces the one before.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from lensd_api import LensdError
+from lensd_server.engine.events import AnalysisEvent, Progress
+from lensd_server.engine.wakeup import Wakeup
+
+#: Events that may wait for the reader. Results may be large, so few.
+CAPACITY = 16
+
+
+class Ended(Exception):
+    """The producer is done and everything has been read."""
+
+
+class Channel:
+    """One producer on any thread, one reader on the loop that made the channel."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._events: deque[AnalysisEvent] = deque()
+        self._over = False
+        self._error: LensdError | None = None
+        self._arrived = Wakeup()
+        self._space: Callable[[], None] | None = None
+
+    # The producer's side
+
+    async def put(self, event: AnalysisEvent) -> None:
+        """Hands ``event`` over, when there is room. Ignored once the channel has ended."""
+        if self._offer(event, None):
+            return
+        room = Wakeup()
+        while not self._offer(event, room.set):
+            await room.wait()
+
+    def put_blocking(self, event: AnalysisEvent) -> None:
+        """The same for a thread."""
+        room = threading.Event()
+        while not self._offer(event, room.set):
+            room.wait()
+            room.clear()
+
+    def put_now(self, event: AnalysisEvent) -> None:
+        """Hands ``event`` over without waiting; for what is rare, or replaces its like."""
+        with self._lock:
+            if self._over:
+                return
+            if isinstance(event, Progress):
+                self._events = deque(e for e in self._events if not isinstance(e, Progress))
+            self._events.append(event)
+        self._arrived.set()
+
+    def end(self, error: LensdError | None = None) -> None:
+        """After what is queued the reader sees ``error``, or the end. The first end counts."""
+        self._finish(error, keep=True)
+
+    def abort(self, error: LensdError) -> None:
+        """The reader sees ``error`` next; what is queued is dropped and no producer waits."""
+        self._finish(error, keep=False)
+
+    # The reader's side
+
+    async def next(self, timeout_s: float | None) -> AnalysisEvent | None:
+        """The next event; ``None`` when the time is up. Raises Ended, or what the channel ended with."""
+        event = self._pop()
+        if event is None:
+            await self._arrived.wait(timeout_s)
+            event = self._pop()
+        return event
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._finish(None, keep=False)
+
+    def _offer(self, event: AnalysisEvent, when_free: Callable[[], None] | None) -> bool:
+        with self._lock:
+            if not self._over:
+                if len(self._events) >= self._capacity:
+                    self._space = when_free
+                    return False
+                self._events.append(event)
+        self._arrived.set()
+        return True
+
+    def _pop(self) -> AnalysisEvent | None:
+        with self._lock:
+            if self._events:
+                event = self._events.popleft()
+                free, self._space = self._space, None
+            elif self._error is not None:
+                raise self._error
+            elif self._over:
+                raise Ended
+            else:
+                return None
+        if free is not None:
+            free()
+        return event
+
+    def _finish(self, error: LensdError | None, *, keep: bool) -> None:
+        with self._lock:
+            if not keep:
+                self._events.clear()
+            if not self._over:
+                self._over, self._error = True, error
+            free, self._space = self._space, None
+        self._arrived.set()
+        if free is not None:
+            free()

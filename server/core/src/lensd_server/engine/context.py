@@ -1,0 +1,86 @@
+"""What an analyzer is handed beside its parameters, in its two faces."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from lensd_api import ArtifactStore, RequirementNotMet
+from lensd_server.engine.channel import Channel
+from lensd_server.engine.compute import ComputeThread
+from lensd_server.engine.events import Progress, Warned
+from lensd_server.engine.handle import AsyncHandle, BlockingHandle
+from lensd_server.engine.ticket import Ticket
+
+T = TypeVar("T")
+H = TypeVar("H", AsyncHandle, BlockingHandle)
+
+#: Warnings are not waited for, so their number is bounded.
+MAX_WARNINGS = 256
+
+
+@dataclass(slots=True)
+class _Common(Generic[H]):
+    """What both faces share."""
+
+    ticket: Ticket
+    channel: Channel
+    tensors: Mapping[str, Tensor]
+    artifacts: ArtifactStore
+    computing: ComputeThread
+    handle: H | None = None
+    _warnings: int = 0
+
+    @property
+    def request_id(self) -> str:
+        """See :attr:`lensd_api.Context.request_id`."""
+        return self.ticket.request_id
+
+    @property
+    def cancelled(self) -> bool:
+        """See :attr:`lensd_api.Context.cancelled`."""
+        return self.ticket.cancelled or self.ticket.expired()
+
+    @property
+    def model(self) -> H:
+        """See :attr:`lensd_api.Context.model`."""
+        self.ticket.check()
+        if self.handle is None:
+            raise RequirementNotMet("this analysis uses a model: name one in the request")
+        return self.handle
+
+    def progress(self, done: float, total: float = 0.0, *, stage: str = "", unit: str = "") -> None:
+        """See :meth:`lensd_api.Context.progress`."""
+        self.ticket.check()
+        self.channel.put_now(Progress(stage=stage, done=float(done), total=float(total), unit=unit))
+
+    def warn(self, reason: str, message: str, *, item: str = "") -> None:
+        """See :meth:`lensd_api.Context.warn`."""
+        self.ticket.check()
+        self._warnings += 1
+        if self._warnings < MAX_WARNINGS:
+            self.channel.put_now(Warned(reason, message, item))
+        elif self._warnings == MAX_WARNINGS:
+            self.channel.put_now(Warned("TOO_MANY_WARNINGS", "further warnings are left out"))
+
+
+class AsyncContext(_Common[AsyncHandle]):
+    """A :class:`lensd_api.Context`."""
+
+    async def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """See :meth:`lensd_api.Context.compute`."""
+        self.ticket.check()
+        return await asyncio.wrap_future(self.computing.submit(self.ticket, fn, *args, **kwargs))
+
+
+class BlockingAnalysisContext(_Common[BlockingHandle]):
+    """A :class:`lensd_api.BlockingContext`."""
+
+    def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """See :meth:`lensd_api.BlockingContext.compute`."""
+        self.ticket.check()
+        with self.computing.turn:
+            self.ticket.check()
+            return fn(*args, **kwargs)

@@ -1,0 +1,197 @@
+"""Everything that depends on the device a model is on, in one place.
+
+One :class:`Device` per resident model: its element type, its stream, copies both ways, and what
+the device says about memory.
+"""
+
+import dataclasses
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lensd_api import DeviceOutOfMemory, LoadFailed
+from lensd_server.engine.turn import FreeTurn, Turn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: Padded tokens a batch may hold. Two CPU cores are saturated near 500: larger batches only make
+#: everybody wait for the slowest row. A GPU is bound by latency until several thousand.
+BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+
+
+class Device:
+    """Where a model lives.
+
+    ``cpu_turn`` is shared by every model on the CPU; see :mod:`lensd_server.engine.turn`.
+    """
+
+    def __init__(self, device: torch.device, cpu_turn: Turn | None = None) -> None:
+        self.torch = device
+        self.turn: Turn | FreeTurn = (cpu_turn or Turn()) if device.type == "cpu" else FreeTurn()
+        # A stream of its own lets two models share a GPU without waiting for each other.
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @property
+    def name(self) -> str:
+        """``"cpu"``, ``"cuda:0"``."""
+        return str(self.torch)
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it shares its cores with everything else."""
+        return self.torch.type == "cpu"
+
+    @property
+    def batch_tokens(self) -> int:
+        """Default budget of padded tokens."""
+        return BATCH_TOKENS[self.torch.type]
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Makes the device and its stream current for this thread."""
+        if self.stream is None:
+            yield
+            return
+        with torch.cuda.device(self.torch), torch.cuda.stream(self.stream):
+            yield
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """``tensor`` on the device; the copy is queued on the stream, not waited for."""
+        if self.is_cpu:
+            return tensor
+        # The allocator keeps the pinned source alive until the copy on this stream is done.
+        return tensor.pin_memory().to(self.torch, non_blocking=True)
+
+    def fetch(self, value: Any) -> Any:
+        """``value`` with every tensor in it as an ordinary tensor in host memory of its own.
+
+        Looks into lists, tuples, mappings and dataclasses. On a GPU all copies are queued before
+        one wait. Call it outside of inference mode, so that the tensors can be used freely.
+        """
+        if self.stream is None:
+            return _replace_tensors(value, _own)
+        staged: list[tuple[Tensor, Tensor]] = []
+
+        def stage(tensor: Tensor) -> Tensor:
+            if tensor.device.type == "cpu":
+                return _own(tensor)
+            target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            target.copy_(tensor, non_blocking=True)
+            staged.append((tensor, target))  # keeps the source until the copy is done
+            return target
+
+        fetched = _replace_tensors(value, stage)
+        done = torch.cuda.Event()
+        done.record(self.stream)
+        done.synchronize()
+        pinned = {id(target) for _, target in staged}
+        # Pinned memory is scarce and results may be kept for long: hand out pageable copies.
+        return _replace_tensors(fetched, lambda t: t.clone() if id(t) in pinned else t)
+
+    def used_bytes(self) -> int:
+        """Bytes torch has allocated on the device; 0 on the CPU, where it does not say."""
+        return 0 if self.is_cpu else torch.cuda.memory_allocated(self.torch)
+
+    def synchronize(self) -> None:
+        """Waits until the device has done all it was given."""
+        if not self.is_cpu:
+            torch.cuda.synchronize(self.torch)
+
+    def release(self) -> None:
+        """Gives memory that is no longer used back to the device."""
+        gc.collect()
+        if not self.is_cpu:
+            torch.cuda.empty_cache()
+
+
+def choose_device(wanted: str, cpu_turn: Turn | None = None) -> Device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises LoadFailed."""
+    if wanted == "auto":
+        wanted = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda:0" if wanted == "cuda" else wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise LoadFailed(
+            f"device {wanted!r} does not exist: torch {torch.__version__} sees "
+            f'{torch.cuda.device_count()} CUDA devices; set device = "cpu" or "auto"'
+        )
+    return Device(device, cpu_turn)
+
+
+def choose_dtype(wanted: str, device: Device) -> torch.dtype | str:
+    """What ``from_pretrained`` takes as ``dtype``: ``auto`` is float32 on a CPU, where half
+    precision is slow, and what the checkpoint was saved in on a GPU."""
+    if wanted == "auto":
+        return torch.float32 if device.is_cpu else "auto"
+    return DTYPES[wanted]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"float32"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, and its control group's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+def set_cpu_threads() -> None:
+    """Lets one operation use every core there is, and no more: oversubscription halves the speed."""
+    torch.set_num_threads(usable_cores())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # torch's CPU allocator raises a plain RuntimeError
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def out_of_memory(device: str, rows: int, tokens: int) -> DeviceOutOfMemory:
+    """What a caller is told when a forward of ``rows`` did not fit."""
+    return DeviceOutOfMemory(
+        f"{device} ran out of memory for {rows} row(s) of {tokens} tokens in all; send shorter rows, "
+        "or ask for fewer positions or layers",
+        metadata={"device": device},
+    )
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """``tensor`` without ties to the batch or the model: neither storage nor inference mode."""
+    return tensor.detach().clone()
+
+
+def _replace_tensors(value: Any, replace: Any) -> Any:
+    match value:
+        case Tensor():
+            return replace(value)
+        case list():
+            return [_replace_tensors(v, replace) for v in cast("list[Any]", value)]
+        case tuple():
+            items = [_replace_tensors(v, replace) for v in cast("tuple[Any, ...]", value)]
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        case dict():
+            return {k: _replace_tensors(v, replace) for k, v in cast("dict[Any, Any]", value).items()}
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changes = {
+                f.name: _replace_tensors(getattr(value, f.name), replace)
+                for f in dataclasses.fields(value)
+                if f.init
+            }
+            return dataclasses.replace(value, **changes)
+        case _:
+            return value

@@ -1,0 +1,128 @@
+"""Drives an analyzer's generator to its end, wherever it has to run, and always closes it."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import suppress
+from typing import Any, cast, get_args
+
+from torch import Tensor
+
+from lensd_api import Analyzer, ArtifactStore, BaseParams, LensdError
+from lensd_api.analyzer import is_async
+from lensd_api.results import Result
+from lensd_server.engine.compute import ComputeThread
+from lensd_server.engine.context import AsyncContext, BlockingAnalysisContext
+from lensd_server.engine.events import Found
+from lensd_server.engine.handle import AsyncHandle, BlockingHandle
+from lensd_server.engine.residency import ResidentModel
+from lensd_server.engine.running import Analysis
+from lensd_server.engine.wakeup import post
+
+#: How long an async analyzer may take to clean up after it was closed.
+CLOSE_S = 10.0
+
+_RESULTS: tuple[type, ...] = get_args(Result)
+_END = object()
+
+
+class Driver:
+    """Runs analyzers with what every analysis is given."""
+
+    def __init__(self, artifacts: ArtifactStore, computing: ComputeThread) -> None:
+        self._artifacts, self._computing = artifacts, computing
+
+    async def drive(
+        self, analysis: Analysis, analyzer: Analyzer, params: BaseParams, model: ResidentModel | None
+    ) -> None:
+        """Puts every result of ``analyzer`` into the analysis's channel. Call it on the analysis loop.
+
+        Returns, or raises, only when the analyzer's code has stopped. Raises LensdError.
+        """
+        ticket, channel = analysis.ticket, analysis.channel
+        tensors: Mapping[str, Tensor] = analysis.request.tensors
+        common = (ticket, channel, tensors, self._artifacts, self._computing)
+        if is_async(analyzer):
+            handle = None if model is None else AsyncHandle(model.loaded.card, model.batcher, ticket)
+            await _follow(analysis, analyzer, params, AsyncContext(*common, handle))
+        else:
+            blocking = None if model is None else BlockingHandle(model.loaded.card, model.batcher, ticket)
+            context = BlockingAnalysisContext(*common, blocking)
+            await _on_thread(analysis, lambda: _pump(analysis, analyzer, params, context))
+
+
+async def _follow(analysis: Analysis, analyzer: Analyzer, params: BaseParams, context: AsyncContext) -> None:
+    with analysis.foreign():
+        results = cast("AsyncGenerator[Any, None]", analyzer.analyze(params, context))
+    try:
+        while True:
+            with analysis.foreign():
+                result = _checked(await anext(results, _END))
+            analysis.ticket.check()
+            if result is None:
+                return
+            await analysis.channel.put(Found(result))
+    finally:
+        # Its clean-up may fail or hang; what it had found is not worse for it.
+        with suppress(LensdError, TimeoutError):
+            with analysis.foreign():
+                async with asyncio.timeout(CLOSE_S):
+                    await results.aclose()
+
+
+def _pump(
+    analysis: Analysis, analyzer: Analyzer, params: BaseParams, context: BlockingAnalysisContext
+) -> None:
+    with analysis.foreign():
+        results = cast("Generator[Any, None, None]", analyzer.analyze(params, context))
+    try:
+        while True:
+            analysis.ticket.check()
+            with analysis.foreign():
+                result = _checked(next(results, _END))
+            analysis.ticket.check()
+            if result is None:
+                return
+            analysis.channel.put_blocking(Found(result))
+    finally:
+        with suppress(LensdError):
+            with analysis.foreign():
+                results.close()
+
+
+async def _on_thread(analysis: Analysis, work: Callable[[], None]) -> None:
+    """Runs ``work`` on a thread of its own and waits until it has ended, even when cancelled.
+
+    Each plain analyzer has a thread to itself, since one may loop for long or wait for a slow
+    reader; admission bounds how many there are. Daemon threads do not keep the process alive.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[BaseException | None] = loop.create_future()
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as caught:  # handed to the loop, which raises it
+            error = caught
+        post(loop, ended.set_result, error)
+
+    context = contextvars.copy_context()
+    name = f"lensd-analysis-{analysis.request.request_id}"
+    threading.Thread(target=context.run, args=(run,), name=name, daemon=True).start()
+    while not ended.done():
+        # A cancel has reached the ticket, which the thread looks at; here it must not cut the wait short.
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([ended])
+    if (error := ended.result()) is not None:
+        raise error
+
+
+def _checked(result: object) -> Result | None:
+    """``result`` if it is one, ``None`` at the end. Raises TypeError."""
+    if result is _END:
+        return None
+    if not isinstance(result, _RESULTS):
+        raise TypeError(f"an analyzer yields lensd_api results, not {type(result).__name__}")
+    return cast("Result", result)

@@ -1,0 +1,316 @@
+"""Runs analyses in this process: the first implementation of the executor seam.
+
+Async analyzers share one event loop of their own, each plain generator has a worker thread of its
+own; neither ever runs on the loop that serves callers. Invariant: however an analysis ends, its rows
+leave the queue at once and its lease is given back as soon as its code has stopped.
+"""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+import structlog
+
+from lensd_api import (
+    ArtifactStore,
+    Draining,
+    LensdError,
+    QueueFull,
+    UnknownModel,
+)
+from lensd_server.engine.admission import choose_model, require
+from lensd_server.engine.channel import Channel, Ended
+from lensd_server.engine.compute import ComputeThread
+from lensd_server.engine.drive import Driver
+from lensd_server.engine.events import (
+    Accepted,
+    AnalysisEvent,
+    AnalysisRequest,
+    AnalyzerLookup,
+    Completed,
+    LoadStep,
+    Progress,
+    RegisteredAnalyzer,
+)
+from lensd_server.engine.faults import internal_failure
+from lensd_server.engine.loop import AnalysisLoop
+from lensd_server.engine.observers import Observers
+from lensd_server.engine.residency import Residency
+from lensd_server.engine.running import Analysis, outcome_of
+from lensd_server.engine.ticket import Ticket
+from lensd_server.engine.turn import Turn
+from lensd_server.engine.wakeup import Wakeup, post
+from lensd_server.settings import LimitSettings
+
+#: A running analysis says something at least this often, so that proxies keep its stream open.
+HEARTBEAT_S = 10.0
+
+#: An analyzer that loops in Python holds the interpreter lock for this long at a time before another
+#: thread gets it; at Python's default of 5 ms each of a request's few thread changes would cost that.
+SWITCH_INTERVAL_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAnalysis:
+    """A running analysis as an operator sees it."""
+
+    request_id: str
+    analyzer: str
+    model: str
+    age_s: float
+    #: Rows that wait or run now.
+    pending_rows: int
+    peer: str
+
+
+class LocalExecutor:
+    """Implements :class:`lensd_server.engine.events.Executor` with threads of this process.
+
+    ``cpu_turn`` must be the one the loader gives its devices.
+    """
+
+    def __init__(
+        self,
+        lookup: AnalyzerLookup,
+        residency: Residency,
+        limits: LimitSettings,
+        observers: Observers | None = None,
+        *,
+        artifacts: ArtifactStore,
+        cpu_turn: Turn,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._lookup, self._residency, self._limits = lookup, residency, limits
+        self._observers = observers or Observers()
+        self._heartbeat_s = heartbeat_s
+        self._computing = ComputeThread(cpu_turn)
+        self._driver = Driver(artifacts, self._computing)
+        self._loop = AnalysisLoop()
+        self._lock = threading.Lock()
+        self._running: list[Analysis] = []
+        self._waiting_for_end: list[Wakeup] = []
+        self._draining = False
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new analyses are refused because the server is shutting down."""
+        return self._draining
+
+    async def run(self, request: AnalysisRequest) -> AsyncGenerator[AnalysisEvent, None]:
+        """See :meth:`lensd_server.engine.events.Executor.run`."""
+        analysis = self._begin(request)
+        channel, ticket = analysis.channel, analysis.ticket
+        last: Progress | None = None
+        try:
+            while True:
+                event = await channel.next(self._patience(ticket))
+                if event is None:
+                    if ticket.expired():
+                        ticket.expire()  # ends the channel: the next turn raises
+                    elif last is not None:
+                        yield last
+                    continue
+                if isinstance(event, Accepted):
+                    last = Progress(stage="running", done=0.0, total=0.0, unit="")
+                elif isinstance(event, Progress):
+                    last = event
+                yield event
+        except Ended:
+            return
+        finally:
+            ticket.cancel()  # without effect on one that is over
+            channel.close()
+
+    def running(self) -> list[RunningAnalysis]:
+        """What runs now, oldest first."""
+        with self._lock:
+            analyses = list(self._running)
+        return [self._describe(analysis) for analysis in analyses]
+
+    def cancel(self, request_id: str) -> bool:
+        """Cancels on an operator's wish. False when no such analysis was running."""
+        with self._lock:
+            meant = [a for a in self._running if a.request.request_id == request_id]
+        cancelled = [a.ticket.cancel("an operator cancelled the analysis") for a in meant]
+        return any(cancelled)
+
+    async def drain(self, grace_s: float) -> int:
+        """Refuses new analyses, lets running ones finish for ``grace_s``, then cancels what is left.
+
+        Answers how many were cancelled. One whose code does not stop is left to the process's end.
+        """
+        self._draining = True
+        if await self.settled(grace_s):
+            return 0
+        with self._lock:
+            left = list(self._running)
+        for analysis in left:
+            analysis.ticket.cancel("the server is shutting down")
+        await self.settled(min(2.0, max(0.1, grace_s)))
+        return len(left)
+
+    async def settled(self, timeout_s: float | None = None) -> bool:
+        """Waits until no analysis runs; False when that took longer than ``timeout_s``."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        wakeup = Wakeup()
+        self._waiting_for_end.append(wakeup)
+        try:
+            while self._running:
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                await wakeup.wait(left)
+            return True
+        finally:
+            self._waiting_for_end.remove(wakeup)
+
+    def close(self) -> None:
+        """Ends the executor's threads. Drain first."""
+        self._draining = True
+        self._loop.close()
+        self._computing.close()
+
+    # On the loop of the caller
+
+    def _begin(self, request: AnalysisRequest) -> Analysis:
+        if self._draining:
+            raise Draining("the server is shutting down; try another one, or again later", retry_after_s=1.0)
+        deadline = request.deadline
+        if self._limits.max_timeout_s is not None:
+            longest = time.monotonic() + self._limits.max_timeout_s
+            deadline = longest if deadline is None else min(deadline, longest)
+        ticket = Ticket(
+            request_id=request.request_id,
+            analyzer=request.analyzer,
+            priority=request.priority,
+            deadline=deadline,
+        )
+        channel = Channel()
+        ticket.on_cancel(lambda: channel.abort(_why(ticket)))
+        analysis = Analysis(request, ticket, channel)
+        self._loop.start(self._perform(analysis))
+        return analysis
+
+    def _patience(self, ticket: Ticket) -> float:
+        if ticket.deadline is None:
+            return self._heartbeat_s
+        return min(self._heartbeat_s, ticket.deadline - time.monotonic())
+
+    # On the analysis loop
+
+    async def _perform(self, analysis: Analysis) -> None:
+        """The whole life of one analysis; never raises."""
+        loop, task, ticket = asyncio.get_running_loop(), asyncio.current_task(), analysis.ticket
+        assert task is not None
+        structlog.contextvars.bind_contextvars(request_id=ticket.request_id)
+        ticket.on_cancel(lambda: post(loop, task.cancel))
+        alarm = None if ticket.deadline is None else loop.call_at(ticket.deadline, ticket.expire)
+        error: LensdError | None = None
+        revision = ""
+        try:
+            ticket.check()
+            revision = await self._analyze(analysis)
+        except LensdError as refused:
+            error = refused
+        except asyncio.CancelledError:
+            error = _why(ticket)
+        except Exception as fault:  # a bug of ours: this analysis fails, the server goes on
+            error = internal_failure(fault, "running the analysis", request_id=ticket.request_id)
+        if alarm is not None:
+            alarm.cancel()
+        # Who cancelled it knows why; what its code raised on the way out does not matter.
+        error = (ticket.error() or error) if error is not None else None
+        analysis.settle_usage()
+        self._forget(analysis)
+        self._observers.finished(analysis.record(outcome_of(error)))
+        # Last of all: whoever reads `Completed` finds the lease given back and the analysis counted.
+        if error is None:
+            analysis.channel.put_now(Completed(model_revision=revision, usage=ticket.usage))
+        analysis.channel.end(error)
+
+    async def _analyze(self, analysis: Analysis) -> str:
+        """Everything between a request and its last result; answers the model's revision."""
+        request, ticket, channel = analysis.request, analysis.ticket, analysis.channel
+        registered = self._lookup.resolve(request.analyzer)
+        analysis.analyzer = ticket.analyzer = registered.name
+        with analysis.foreign():
+            params = registered.analyzer.Params.parse(request.params)
+            needs = registered.analyzer.requirements(params)
+        model = choose_model(request.model, needs, self._residency.names)
+        resident = self._residency.resident(model) if model else None
+        analysis.model = model
+        if resident is not None:
+            require(needs, resident.loaded.card.anatomy, model)
+        ahead = self._admit(analysis)
+        await channel.put(self._accepted(registered, model, ahead))
+        if not model:
+            await self._driver.drive(analysis, registered.analyzer, params, None)
+            return ""
+        waited = time.monotonic()
+        async with self._residency.lease(model, lambda step: channel.put_now(_loading(step))) as resident:
+            ticket.usage.queue_s += time.monotonic() - waited
+            require(needs, resident.loaded.card.anatomy, model)
+            await self._driver.drive(analysis, registered.analyzer, params, resident)
+            return resident.loaded.card.revision
+
+    def _admit(self, analysis: Analysis) -> int:
+        """Counts the analysis as running; answers how many of its model are ahead. Raises QueueFull."""
+        analysis.ticket.check()
+        with self._lock:
+            if len(self._running) >= self._limits.max_analyses:
+                raise QueueFull(
+                    f"{len(self._running)} analyses run already (limit {self._limits.max_analyses}); "
+                    "try again in a second",
+                    metadata={"limit": str(self._limits.max_analyses)},
+                    retry_after_s=1.0,
+                )
+            ahead = sum(other.model == analysis.model for other in self._running)
+            self._running.append(analysis)
+            analysis.admitted = True
+        self._observers.started(analysis.record())
+        return ahead if analysis.model else 0
+
+    def _accepted(self, registered: RegisteredAnalyzer, model: str, ahead: int) -> Accepted:
+        status = self._residency.status(model) if model else None
+        return Accepted(
+            analyzer=registered.name,
+            analyzer_version=registered.version,
+            distribution=registered.distribution,
+            model=model,
+            model_state=None if status is None else status.state,
+            model_revision="" if status is None else status.revision,
+            queue_position=ahead,
+        )
+
+    def _forget(self, analysis: Analysis) -> None:
+        with self._lock:
+            if analysis.admitted:
+                self._running.remove(analysis)
+        for wakeup in tuple(self._waiting_for_end):
+            wakeup.set()
+
+    def _describe(self, analysis: Analysis) -> RunningAnalysis:
+        try:
+            resident = self._residency.resident(analysis.model) if analysis.model else None
+        except UnknownModel:
+            resident = None
+        return RunningAnalysis(
+            request_id=analysis.request.request_id,
+            analyzer=analysis.analyzer,
+            model=analysis.model,
+            age_s=time.monotonic() - analysis.started,
+            pending_rows=0 if resident is None else resident.batcher.pending(analysis.ticket),
+            peer=analysis.request.peer,
+        )
+
+
+def _why(ticket: Ticket) -> LensdError:
+    return ticket.error() or Draining("the server is shutting down", retry_after_s=1.0)
+
+
+def _loading(step: LoadStep) -> Progress:
+    return Progress(stage="load", done=step.fraction, total=1.0, unit=step.stage)

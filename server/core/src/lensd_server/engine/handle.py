@@ -1,0 +1,223 @@
+"""The two faces of a leased model that analyzers see: one to await, one that blocks."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from lensd_api import Anatomy, Cancelled, Capture, InvalidRequest, Row
+from lensd_server.engine.batch import PreparedRow
+from lensd_server.engine.batcher import Batcher
+from lensd_server.engine.call import ForwardCall
+from lensd_server.engine.capture import check_sites
+from lensd_server.engine.inspect import InspectedModel
+from lensd_server.engine.logprobs import logprob_capture
+from lensd_server.engine.ticket import Ticket
+from lensd_server.engine.tokens import Tokens
+from lensd_server.engine.wakeup import post
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A :class:`lensd_api.ModelCard`."""
+
+    name: str
+    revision: str
+    dtype: str
+    anatomy: Anatomy
+    tokens: Tokens
+
+    def encode(self, text: str, *, special_tokens: bool = True, field: str = "prompt") -> tuple[int, ...]:
+        """See :meth:`lensd_api.ModelCard.encode`."""
+        return self.tokens.encode(text, special_tokens=special_tokens, field=field)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """See :meth:`lensd_api.ModelCard.decode`."""
+        return self.tokens.decode(tokens)
+
+    def token_text(self, token: int) -> str:
+        """See :meth:`lensd_api.ModelCard.token_text`."""
+        return self.tokens.token_text(token)
+
+    def encode_chat(self, messages: Sequence[Any], *, field: str = "messages") -> tuple[int, ...]:
+        """See :meth:`lensd_api.ModelCard.encode_chat`."""
+        return self.tokens.encode_chat(messages, field=field)
+
+
+class _Handle:
+    """What both faces share: the card, and a call that is checked, queued and withdrawn."""
+
+    def __init__(self, card: Card, batcher: Batcher, ticket: Ticket) -> None:
+        self._card, self._batcher, self._ticket = card, batcher, ticket
+        self.name, self.revision, self.dtype = card.name, card.revision, card.dtype
+        self.anatomy = card.anatomy
+        self.encode, self.decode = card.encode, card.decode
+        self.token_text, self.encode_chat = card.token_text, card.encode_chat
+
+    def _call(
+        self, rows: Sequence[Row], captures: Sequence[Capture[Any]], settled: Callable[[ForwardCall], None]
+    ) -> ForwardCall:
+        """One call for ``rows``, whose captures differ at most in their positions."""
+        layers = _layers(captures[0], self.anatomy)
+        check_sites(self.anatomy, captures[0].sites, layers)
+        reduce = captures[0].reduce
+        return ForwardCall(
+            ticket=self._ticket,
+            rows=[prepare(row, capture, self.anatomy) for row, capture in zip(rows, captures, strict=True)],
+            sites=frozenset(captures[0].sites),
+            layers=layers,
+            reduce=None if reduce is None else reduce.fn,
+            args=None if reduce is None else reduce.args,
+            settled=settled,
+        )
+
+    def _logprob_rows(self, rows: Sequence[Row]) -> list[Row]:
+        for index, row in enumerate(rows):
+            if not row.tokens:
+                raise InvalidRequest(f"row {index} has no token")
+        return [row for row in rows if len(row.tokens) > 1]
+
+    @staticmethod
+    def _spread(rows: Sequence[Row], found: Sequence[Tensor]) -> list[Tensor]:
+        # A row of one token has nothing before it, and so no log-probability.
+        values = iter(found)
+        return [next(values) if len(row.tokens) > 1 else torch.empty(0) for row in rows]
+
+
+class AsyncHandle(_Handle):
+    """A :class:`lensd_api.ModelHandle`."""
+
+    async def forward(self, rows: Sequence[Row], capture: Capture[R]) -> list[R]:
+        """See :meth:`lensd_api.ModelHandle.forward`."""
+        return await self._run(rows, [capture] * len(rows))
+
+    async def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
+        """See :meth:`lensd_api.ModelHandle.logprobs`."""
+        running = self._logprob_rows(rows)
+        found = await self._run(running, [logprob_capture(row) for row in running])
+        return self._spread(rows, found)
+
+    async def _run(self, rows: Sequence[Row], captures: Sequence[Capture[R]]) -> list[R]:
+        self._ticket.check()
+        if not rows:
+            return []
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Any]] = loop.create_future()
+
+        def finish(call: ForwardCall) -> None:
+            if future.done():
+                return
+            if call.error is not None:
+                future.set_exception(call.error)
+            else:
+                future.set_result(call.results)
+
+        def settled(call: ForwardCall) -> None:
+            post(loop, finish, call)
+
+        call = self._call(rows, captures, settled)
+        with _Submitted(self._batcher, call):
+            return cast("list[R]", await future)
+
+
+class BlockingHandle(_Handle):
+    """A :class:`lensd_api.BlockingModelHandle`."""
+
+    def forward(self, rows: Sequence[Row], capture: Capture[R]) -> list[R]:
+        """See :meth:`lensd_api.ModelHandle.forward`."""
+        return self._run(rows, [capture] * len(rows))
+
+    def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
+        """See :meth:`lensd_api.ModelHandle.logprobs`."""
+        running = self._logprob_rows(rows)
+        return self._spread(rows, self._run(running, [logprob_capture(row) for row in running]))
+
+    def _run(self, rows: Sequence[Row], captures: Sequence[Capture[R]]) -> list[R]:
+        self._ticket.check()
+        if not rows:
+            return []
+        future: Future[ForwardCall] = Future()
+        call = self._call(rows, captures, future.set_result)
+        with _Submitted(self._batcher, call):
+            future.result()
+        if call.error is not None:
+            raise call.error
+        return cast("list[R]", call.results)
+
+
+class _Submitted:
+    """Queues a call, and takes it out again when its ticket is cancelled or nobody waits for it."""
+
+    def __init__(self, batcher: Batcher, call: ForwardCall) -> None:
+        self._batcher, self._call = batcher, call
+
+    def __enter__(self) -> None:
+        self._batcher.submit(self._call)
+        self._call.ticket.on_cancel(self._withdraw)
+
+    def __exit__(self, *_: object) -> None:
+        ticket = self._call.ticket
+        ticket.forget(self._withdraw)
+        if not self._call.done:
+            self._withdraw()
+        waited = self._batcher.elapsed(self._call) - self._call.forward_s
+        ticket.usage.queue_s += max(0.0, waited)
+
+    def _withdraw(self) -> None:
+        error = self._call.ticket.error() or Cancelled("the forward was given up")
+        self._batcher.withdraw(self._call, error)
+
+
+def prepare(row: Row, capture: Capture[Any], anatomy: Anatomy) -> PreparedRow:
+    """Checks a row and resolves its positions. Raises InvalidRequest."""
+    length = len(row.tokens)
+    if not length:
+        raise InvalidRequest("a row has no token")
+    if length > anatomy.context_length:
+        raise InvalidRequest(
+            f"a row has {length} tokens, but the model's context holds {anatomy.context_length}"
+        )
+    if min(row.tokens) < 0 or max(row.tokens) >= anatomy.vocab_size:
+        raise InvalidRequest(f"token ids must lie between 0 and {anatomy.vocab_size - 1}")
+    for label, values, limit in (
+        ("attention_mask", row.attention_mask, 2),
+        ("position_ids", row.position_ids, anatomy.context_length),
+    ):
+        if values is None:
+            continue
+        if len(values) != length:
+            raise InvalidRequest(f"{label} has {len(values)} entries for {length} tokens")
+        if min(values) < 0 or max(values) >= limit:
+            raise InvalidRequest(f"{label} must lie between 0 and {limit - 1}")
+    return PreparedRow(row.tokens, _positions(capture, length), row.attention_mask, row.position_ids)
+
+
+def _positions(capture: Capture[Any], length: int) -> tuple[int, ...]:
+    if capture.positions == "all":
+        return tuple(range(length))
+    for position in capture.positions:
+        if not -length <= position < length:
+            raise InvalidRequest(f"position {position} does not exist in a row of {length} tokens")
+    return tuple(p % length for p in capture.positions)
+
+
+def _layers(capture: Capture[Any], anatomy: Anatomy) -> tuple[int, ...]:
+    if capture.layers is None:
+        return tuple(range(anatomy.n_layers))
+    wrong = [layer for layer in capture.layers if not 0 <= layer < anatomy.n_layers]
+    if wrong:
+        raise InvalidRequest(
+            f"layer {wrong[0]} does not exist: the model has layers 0 to {anatomy.n_layers - 1}"
+        )
+    return tuple(sorted(set(capture.layers)))
+
+
+def card_of(name: str, revision: str, dtype: str, model: InspectedModel, tokens: Tokens) -> Card:
+    """The card of an inspected model."""
+    return Card(name, revision, dtype, model.anatomy, tokens)

@@ -1,0 +1,189 @@
+"""From a source to a verified, warm model on its device. Runs on a loading thread."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging as transformers_logging
+
+from lensd_api import LoadFailed, Site
+from lensd_server.engine.batch import PreparedRow, group_rows, pad
+from lensd_server.engine.capture import run_batch
+from lensd_server.engine.conversion import ConversionCache
+from lensd_server.engine.device import Device, choose_device, choose_dtype, dtype_name, set_cpu_threads
+from lensd_server.engine.digests import Digests
+from lensd_server.engine.handle import Card
+from lensd_server.engine.inspect import InspectedModel, inspect_model
+from lensd_server.engine.sources import ALLOWED, Sources
+from lensd_server.engine.tokens import Tokens
+from lensd_server.engine.turn import Turn
+from lensd_server.settings import ModelSettings
+
+#: Called with a stage and the share of the whole load that is done when it begins.
+Report = Callable[[str, float], None]
+
+#: Lengths of the rows by which the price of a forward is measured at warm-up.
+_SHORT, _LONG = 8, 72
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to serve. ``worth``: tokens of padding that one saved forward pays for."""
+
+    card: Card
+    model: InspectedModel
+    device: Device
+    resident_bytes: int
+    parameters: int
+    worth: float
+
+
+class Loader:
+    """Loads models; ``cache`` holds conversions and digests."""
+
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        sources: Sources | None = None,
+        cpu_turn: Turn | None = None,
+        conversions: ConversionCache | None = None,
+    ) -> None:
+        self._cache = cache
+        self._sources = sources or Sources()
+        self._digests = Digests(cache / "digests")
+        self._conversions = conversions or ConversionCache(cache / "converted", self._digests)
+        self._cpu_turn = cpu_turn or Turn()
+
+    def load(self, name: str, settings: ModelSettings, report: Report) -> LoadedModel:
+        """Makes ``settings.source`` a resident model.
+
+        Raises LoadFailed, whose message says what to do; foreign exceptions pass through.
+        """
+        report("fetch", 0.0)
+        device = choose_device(settings.device, self._cpu_turn)
+        path = self._sources.fetch(settings.source, self._cache)
+        if path.is_file():
+            report("convert", 0.1)
+            path = self._conversions.converted(path)
+        report("read", 0.4)
+        revision = self._digests.of_files(path, checkpoint_files(path))
+        module = read_weights(path, device, settings.dtype)
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return prepare(name, revision, module, tokenizer, device, report)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Weights, configuration and tokenizer of ``folder``: what its revision covers."""
+    return sorted({path for pattern in ALLOWED for path in folder.glob(pattern)})
+
+
+def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
+    """The model in ``folder`` on ``device``. Raises LoadFailed for one that would run code."""
+    refuse_code(folder)
+    set_cpu_threads()
+    # A daemon's terminal is a log: no progress bars in it.
+    transformers_logging.disable_progress_bar()
+    module: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=choose_dtype(dtype, device),
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    return cast("PreTrainedModel", module.to(device.torch))  # pyright: ignore[reportArgumentType]
+
+
+def refuse_code(folder: Path) -> None:
+    """Raises LoadFailed when the checkpoint's architecture exists only as code it brings along."""
+    config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = config.get("model_type")
+    # With code of its own a checkpoint may still name an architecture that transformers has itself.
+    if "auto_map" in config and kind not in CONFIG_MAPPING:
+        raise LoadFailed(
+            f"the architecture {kind!r} comes as code inside the checkpoint, which is never run; "
+            "use a checkpoint of an architecture that transformers itself has"
+        )
+
+
+def prepare(
+    name: str,
+    revision: str,
+    module: PreTrainedModel,
+    tokenizer: Any,
+    device: Device,
+    report: Report,
+) -> LoadedModel:
+    """Verifies, warms up and measures a module that is on its device."""
+    module.eval()
+    module.requires_grad_(False)
+    report("verify", 0.7)
+    with device.entered(), device.turn:
+        device.synchronize()
+        model = inspect_model(module)
+        report("warm up", 0.9)
+        worth = measure_worth(model, device)
+    card = Card(
+        name=name,
+        revision=revision,
+        dtype=dtype_name(module.dtype),
+        anatomy=model.anatomy,
+        tokens=Tokens(tokenizer, model.anatomy.context_length),
+    )
+    return LoadedModel(
+        card=card,
+        model=model,
+        device=device,
+        resident_bytes=occupied_bytes(module),
+        parameters=sum(p.numel() for p in module.parameters()),
+        worth=worth,
+    )
+
+
+def measure_worth(model: InspectedModel, device: Device) -> float:
+    """Warms ``model`` up and measures how many tokens of padding cost as much as one forward.
+
+    Time is nearly ``fixed + slope * tokens``; the answer is ``fixed / slope``, within bounds, since
+    two forwards on a busy machine may say anything.
+    """
+    short = min(_SHORT, model.anatomy.context_length)
+    long = min(_LONG, model.anatomy.context_length)
+    _forward(model, device, long)  # the first one maps the weights in and fills the allocator
+    quick = min(_forward(model, device, short) for _ in range(2))
+    slow = _forward(model, device, long)
+    least, most = 8.0, device.batch_tokens / 4
+    if long == short or slow <= quick:
+        return most
+    slope = (slow - quick) / (long - short)
+    return min(most, max(least, (quick - slope * short) / slope))
+
+
+def occupied_bytes(module: PreTrainedModel) -> int:
+    """Bytes of all parameters and buffers, tied ones once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    return sum(storages.values())
+
+
+def _forward(model: InspectedModel, device: Device, length: int) -> float:
+    row = PreparedRow(tokens=tuple([0] * length), positions=(length - 1,))
+    inputs = pad([row])
+    groups = group_rows([row], [(frozenset({Site.FINAL_RESIDUAL}), (), None)])
+    started = time.perf_counter()
+    run_batch(
+        model,
+        device.put(inputs.input_ids),
+        device.put(inputs.attention_mask),
+        None,
+        inputs.lengths,
+        groups,
+    )
+    device.synchronize()
+    return time.perf_counter() - started

@@ -1,0 +1,116 @@
+"""What the engine reports to whoever measures it: metrics, logs and plugins' hooks.
+
+Observers are called on the engine's own threads, possibly several at once. They must return at
+once and be safe to call from any thread; one that raises is logged and otherwise ignored.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from lensd_api.hookspecs import AnalysisRecord
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One batch that ran. ``seconds`` is the whole turn on the device, reduces included."""
+
+    model: str
+    rows: int
+    #: Without padding.
+    tokens: int
+    #: Rows times the longest row.
+    padded_tokens: int
+    seconds: float
+
+
+class BatchObserver(Protocol):
+    """Told what the batchers do."""
+
+    def batch_ran(self, batch: BatchRecord) -> None:
+        """A batch left the device."""
+        ...
+
+    def queue_changed(self, model: str, rows: int, tokens: int) -> None:
+        """What waits for ``model`` now, the running batch not counted."""
+        ...
+
+    def cancel_took(self, model: str, seconds: float) -> None:
+        """From the cancel of an analysis until the device no longer works for it."""
+        ...
+
+
+class AnalysisObserver(Protocol):
+    """Told of analyses. Outcomes: ``ok client_error rejected cancelled deadline plugin_error
+    device_oom internal``."""
+
+    def started(self, analysis: AnalysisRecord) -> None:
+        """An analysis was admitted."""
+        ...
+
+    def finished(self, analysis: AnalysisRecord) -> None:
+        """An analysis ended, or was refused before it started.
+
+        ``analyzer`` and ``model`` are empty when the request named none that exists, so that
+        both are bounded by what is installed.
+        """
+        ...
+
+
+class LoadObserver(Protocol):
+    """Told of loads."""
+
+    def load_finished(self, model: str, outcome: str, seconds: float) -> None:
+        """A load ended; ``outcome`` is ``ok`` or ``failed``."""
+        ...
+
+
+class Observers:
+    """Hands what happens to every observer; one that raises is logged and harms nobody."""
+
+    def __init__(
+        self,
+        analyses: Sequence[AnalysisObserver] = (),
+        batches: Sequence[BatchObserver] = (),
+        loads: Sequence[LoadObserver] = (),
+    ) -> None:
+        self._analyses, self._batches, self._loads = tuple(analyses), tuple(batches), tuple(loads)
+
+    def started(self, analysis: AnalysisRecord) -> None:
+        """See :class:`AnalysisObserver`."""
+        for observer in self._analyses:
+            _tell(observer.started, analysis)
+
+    def finished(self, analysis: AnalysisRecord) -> None:
+        """See :class:`AnalysisObserver`."""
+        for observer in self._analyses:
+            _tell(observer.finished, analysis)
+
+    def batch_ran(self, batch: BatchRecord) -> None:
+        """See :class:`BatchObserver`."""
+        for observer in self._batches:
+            _tell(observer.batch_ran, batch)
+
+    def queue_changed(self, model: str, rows: int, tokens: int) -> None:
+        """See :class:`BatchObserver`."""
+        for observer in self._batches:
+            _tell(observer.queue_changed, model, rows, tokens)
+
+    def cancel_took(self, model: str, seconds: float) -> None:
+        """See :class:`BatchObserver`."""
+        for observer in self._batches:
+            _tell(observer.cancel_took, model, seconds)
+
+    def load_finished(self, model: str, outcome: str, seconds: float) -> None:
+        """See :class:`LoadObserver`."""
+        for observer in self._loads:
+            _tell(observer.load_finished, model, outcome, seconds)
+
+
+def _tell(notice: Callable[..., None], *what: object) -> None:
+    try:
+        notice(*what)
+    except Exception:  # a plugin's hook, or a metric of ours: never worth an analysis
+        structlog.get_logger("lensd.engine").exception("an observer failed")

@@ -1,0 +1,106 @@
+"""One analysis while it runs, and how it ended."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from lensd_api import (
+    AnalysisRecord,
+    Cancelled,
+    DeadlineExceeded,
+    DeviceOutOfMemory,
+    Exhausted,
+    FailedPrecondition,
+    InvalidRequest,
+    LensdError,
+    NotFound,
+    PermissionDenied,
+    PluginFailure,
+    TooLarge,
+    Unavailable,
+)
+from lensd_server.engine.channel import Channel
+from lensd_server.engine.device import is_out_of_memory
+from lensd_server.engine.events import AnalysisRequest
+from lensd_server.engine.faults import plugin_failure
+from lensd_server.engine.ticket import Ticket
+
+#: First match wins, so the special come before the general.
+_OUTCOMES: tuple[tuple[type[LensdError], str], ...] = (
+    (DeviceOutOfMemory, "device_oom"),
+    (TooLarge, "client_error"),
+    (Exhausted, "rejected"),
+    (Unavailable, "rejected"),
+    (Cancelled, "cancelled"),
+    (DeadlineExceeded, "deadline"),
+    (PluginFailure, "plugin_error"),
+    (InvalidRequest, "client_error"),
+    (NotFound, "client_error"),
+    (FailedPrecondition, "client_error"),
+    (PermissionDenied, "client_error"),
+)
+
+
+@dataclass(slots=True, eq=False)
+class Analysis:
+    """One request with its ticket and its channel. ``analyzer`` and ``model`` are what it resolved to."""
+
+    request: AnalysisRequest
+    ticket: Ticket
+    channel: Channel
+    analyzer: str = ""
+    model: str = ""
+    admitted: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    def record(self, outcome: str = "") -> AnalysisRecord:
+        """What observers are told."""
+        usage = self.ticket.usage
+        return AnalysisRecord(
+            request_id=self.request.request_id,
+            analyzer=self.analyzer,
+            model=self.model,
+            outcome=outcome,
+            seconds=time.monotonic() - self.started,
+            usage={
+                "queue_s": usage.queue_s,
+                "forward_s": usage.forward_s,
+                "compute_s": usage.compute_s,
+                "rows": usage.rows,
+                "tokens": usage.tokens,
+                "shared_rows": usage.shared_rows,
+                "peak_capture_bytes": usage.peak_capture_bytes,
+                "largest_batch": usage.largest_batch,
+            },
+        )
+
+    def settle_usage(self) -> None:
+        """Completes the usage: what was neither waiting nor a forward was the analyzer's own."""
+        usage = self.ticket.usage
+        usage.total_s = time.monotonic() - self.started
+        usage.compute_s = max(0.0, usage.total_s - usage.queue_s - usage.forward_s)
+
+    @contextmanager
+    def foreign(self) -> Iterator[None]:
+        """Around the analyzer's own code: what it raises becomes an error a caller may see."""
+        try:
+            yield
+        except LensdError:
+            raise
+        except BaseException as error:  # whatever a plugin raises, SystemExit included
+            # A cancelled analyzer may fail in any way on its way out; that is no fault of it.
+            if (ended := self.ticket.error()) is not None:
+                raise ended from error
+            if is_out_of_memory(error):
+                raise DeviceOutOfMemory(
+                    f"analyzer {self.analyzer} ran out of memory; ask for less at once"
+                ) from error
+            raise plugin_failure(error, analyzer=self.analyzer, request_id=self.request.request_id) from error
+
+
+def outcome_of(error: LensdError | None) -> str:
+    """The label by which an analysis is counted."""
+    if error is None:
+        return "ok"
+    return next((label for kind, label in _OUTCOMES if isinstance(error, kind)), "internal")
