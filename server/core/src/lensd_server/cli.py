@@ -1,0 +1,143 @@
+"""The ``lensd`` command. What needs torch or gRPC is imported by the command that needs it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lensd_server import __version__
+from lensd_server.settings import EMBEDDED_NAME, Settings, SettingsError, load_settings, parse_model_flag
+
+_CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Settings file; lensd.toml of the working directory where it exists.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="lensd")
+def main() -> None:
+    """Keeps language models resident and runs analyses of them for other services.
+
+    Settings come from flags, then environment variables such as LENSD_SERVER__LISTEN, then
+    lensd.toml. Talk to a running daemon with lensctl.
+    """
+
+
+@main.command()
+@_CONFIG
+@click.option("--listen", metavar="HOST:PORT", help="Where callers connect [127.0.0.1:50051].")
+@click.option("--admin-listen", metavar="HOST:PORT", help="Where operators connect [127.0.0.1:50052].")
+@click.option("--metrics-listen", metavar="HOST:PORT", help="/metrics, /livez, /readyz [127.0.0.1:9464].")
+@click.option(
+    "--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Where artifacts are kept."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME=SOURCE",
+    help="A model to serve, resident from the start; may be repeated. SOURCE is hf:org/name@revision, "
+    f"dir:/path, gguf:/path/file.gguf or pkg:package/file. Without any, {EMBEDDED_NAME} is served.",
+)
+def serve(
+    config: Path | None,
+    listen: str | None,
+    admin_listen: str | None,
+    metrics_listen: str | None,
+    state_dir: Path | None,
+    models: tuple[str, ...],
+) -> None:
+    """Runs the daemon until SIGTERM or SIGINT. Port 0 picks a free one.
+
+    When every model that is to be resident is, one line goes to standard output: lensd ready
+    grpc=HOST:PORT metrics=HOST:PORT admin=HOST:PORT models=NAME,... Logs go to standard error.
+    """
+    server = {
+        "listen": listen,
+        "admin_listen": admin_listen,
+        "metrics_listen": metrics_listen,
+        "state_dir": state_dir,
+    }
+    settings = _settings(config, {"server": {k: v for k, v in server.items() if v is not None}}, models)
+    from lensd_server.app import serve as run
+
+    sys.exit(run(settings))
+
+
+@main.command()
+@_CONFIG
+@click.option("--fix", is_flag=True, help="Run the commands that mend what they can.")
+def doctor(config: Path | None, fix: bool) -> None:
+    """Checks this machine and says how to mend what it finds. Exit status 1 if something is broken."""
+    from rich.console import Console
+
+    from lensd_server.doctor import Verdict, examine, mend
+    from lensd_server.reports import print_findings
+
+    settings = _settings(config, {}, ())
+    console = Console(highlight=False)
+    findings = list(examine(settings))
+    print_findings(console, findings)
+    if fix and any(finding.command for finding in findings if finding.verdict is Verdict.BROKEN):
+        mend(findings)
+        findings = list(examine(settings))
+        print_findings(console, findings)
+    sys.exit(1 if any(finding.verdict is Verdict.BROKEN for finding in findings) else 0)
+
+
+@main.command()
+@_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def plugins(config: Path | None, as_json: bool) -> None:
+    """Lists installed plugins, the analyzers they offer, and why one does not work."""
+    from lensd_server.plugins import discover
+
+    records = discover(_settings(config, {}, ()).plugins.allow).plugins()
+    if as_json:
+        from dataclasses import asdict
+
+        click.echo(json.dumps({"plugins": [asdict(record) for record in records]}, indent=2))
+        return
+    from rich.console import Console
+
+    from lensd_server.reports import print_plugins
+
+    print_plugins(Console(highlight=False), records)
+
+
+@main.command("new-plugin")
+@click.argument("name")
+@click.option(
+    "--dir",
+    "parent",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Where to put the package [the working directory].",
+)
+def new_plugin(name: str, parent: Path) -> None:
+    """Writes a working plugin package lensd-NAME, whose analyzer answers to NAME."""
+    from lensd_server.new_plugin import NewPluginError
+    from lensd_server.new_plugin import new_plugin as write
+
+    try:
+        folder = write(name, parent)
+    except NewPluginError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(
+        f"wrote {folder}; next:\n  pip install -e '{folder}[test]'\n  pytest {folder}\n  lensd plugins"
+    )
+
+
+def _settings(config: Path | None, flags: dict[str, Any], models: Sequence[str]) -> Settings:
+    try:
+        if models:
+            named = dict(parse_model_flag(model) for model in models)
+            flags["models"] = {name: {"source": source, "preload": True} for name, source in named.items()}
+        return load_settings(config, flags)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error

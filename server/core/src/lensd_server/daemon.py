@@ -1,0 +1,241 @@
+"""The life of the daemon: listen, load, say that it is ready, serve, drain, stop.
+
+Invariant: from the first signal on nothing new is let in, and nothing half-sent looks complete.
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc.aio
+import structlog
+
+from lensd_api.errors import LensdError
+from lensd_server.engine.events import ModelState
+from lensd_server.plugins import AnalyzerRegistry
+from lensd_server.rpc.analysis import AnalysisServicer
+from lensd_server.rpc.analyzers import AnalyzerServicer
+from lensd_server.rpc.artifact_service import ArtifactServicer
+from lensd_server.rpc.gate import Gate
+from lensd_server.rpc.health import Health
+from lensd_server.rpc.listeners import AddressInUse, Servicers, build_server, listen
+from lensd_server.rpc.model_service import ModelServicer
+from lensd_server.rpc.ports import Analyses, Artifacts, Models
+from lensd_server.rpc.scope import Listener
+from lensd_server.rpc.server_service import ServerFacts, ServerServicer
+from lensd_server.settings import Settings, is_loopback
+from lensd_server.telemetry.http import MetricsServer, Pulse
+from lensd_server.telemetry.interceptor import MetricsInterceptor
+from lensd_server.telemetry.metrics import Metrics
+
+#: How long load balancers get to notice, where there may be any.
+DRAIN_NOTICE_S = 5.0
+#: How long cancelled analyses get to tell their callers.
+_FAREWELL_S = 2.0
+_PULSE_S = 0.25
+
+_log = structlog.get_logger("lensd.daemon")
+
+
+class StartFailed(Exception):
+    """The daemon cannot start; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What the daemon serves. ``close`` frees it once nothing runs any more."""
+
+    models: Models
+    analyses: Analyses
+    artifacts: Artifacts
+    registry: AnalyzerRegistry
+    metrics: Metrics
+    devices: Sequence[str]
+    close: Callable[[], None]
+
+
+class Daemon:
+    """One daemon in one event loop. Runs once."""
+
+    def __init__(self, settings: Settings, engine: Engine, announce: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._announce = announce
+        self._gate = Gate()
+        self._health = Health()
+        self._pulse = Pulse()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._servers: list[grpc.aio.Server] = []
+        self._metrics_server: MetricsServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def stop(self) -> None:
+        """Asks it to stop; asked again, to do so at once."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serves until asked to stop. Raises StartFailed."""
+        with self._signals():
+            try:
+                grpc_at, admin_at, metrics_at = await self._listen()
+                self._tasks = [asyncio.create_task(work) for work in self._background()]
+                loaded = await self._unless_stopped(self._preload())
+                if loaded is not None:
+                    await self._health.ready()
+                    self._pulse.ready = True
+                    self._announce(
+                        f"lensd ready grpc={grpc_at} metrics={metrics_at} admin={admin_at} models={','.join(loaded)}"
+                    )
+                    await self._stop.wait()
+                    await self._drain()
+            finally:
+                await self._close()
+
+    async def _listen(self) -> tuple[str, str, str]:
+        server, metrics = self._settings.server, self._engine.metrics
+        try:
+            self._metrics_server = MetricsServer(server.metrics_listen, metrics.registry, self._pulse)
+        except OSError as error:
+            raise StartFailed(
+                f"cannot listen on {server.metrics_listen} (setting server.metrics_listen): "
+                f"{error.strerror or error}; choose another address, or port 0 for a free one"
+            ) from error
+        self._metrics_server.start()
+        await self._health.starting()
+        servicers = self._servicers()
+        addresses: list[str] = []
+        for listener, address, setting in (
+            (Listener.PUBLIC, server.listen, "server.listen"),
+            (Listener.ADMIN, server.admin_listen, "server.admin_listen"),
+        ):
+            built = build_server(
+                listener,
+                servicers,
+                self._health.servicer,
+                max_request_bytes=self._settings.limits.max_request_bytes,
+                interceptors=[MetricsInterceptor(metrics)],
+            )
+            try:
+                addresses.append(listen(built, address, setting))
+            except AddressInUse as error:
+                raise StartFailed(str(error)) from error
+            self._servers.append(built)
+        for built in self._servers:
+            await built.start()
+        return addresses[0], addresses[1], self._metrics_server.address
+
+    def _servicers(self) -> Servicers:
+        engine, limits = self._engine, self._settings.limits
+        facts = ServerFacts(start_time=time.time(), devices=engine.devices)
+        return Servicers(
+            analysis=AnalysisServicer(engine.analyses, limits, self._gate, engine.metrics),
+            analyzers=AnalyzerServicer(engine.registry, engine.models),
+            models=ModelServicer(engine.models, self._gate),
+            artifacts=ArtifactServicer(engine.artifacts),
+            server=ServerServicer(facts, limits, engine.models, engine.analyses, self._gate),
+        )
+
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._beat(), self._follow_models()]
+
+    async def _beat(self) -> None:
+        """Shows on the metrics port that the loop turns, and how late."""
+        lag = self._engine.metrics.event_loop_lag
+        while True:
+            due = time.monotonic() + _PULSE_S
+            await asyncio.sleep(_PULSE_S)
+            lag.observe(max(0.0, time.monotonic() - due))
+            self._pulse.beat()
+
+    async def _follow_models(self) -> None:
+        """Keeps the models' health as their state is."""
+        async with aclosing(cast("AsyncGenerator[Any]", self._engine.models.watch())) as statuses:
+            async for status in statuses:
+                await self._health.model(status)
+
+    async def _preload(self) -> list[str]:
+        names = [name for name, model in self._settings.models.items() if model.preload]
+        for name in names:
+            _log.info("loading model", model=name, source=self._settings.models[name].source)
+            try:
+                async with aclosing(cast("AsyncGenerator[Any]", self._engine.models.load(name))) as steps:
+                    async for step in steps:
+                        _log.debug("loading model", model=name, stage=step.stage, fraction=step.fraction)
+            except LensdError as error:
+                raise StartFailed(f"model {name} could not be loaded: {error.message}") from error
+            status = self._engine.models.status(name)
+            if status.state is not ModelState.RESIDENT:
+                raise StartFailed(f"model {name} could not be loaded: {status.problem or status.state}")
+            await self._health.model(status)
+        return names
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, list[str]]) -> list[str] | None:
+        """What ``work`` returns, or ``None`` when the daemon is asked to stop first."""
+        working = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            stopping.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        server = self._settings.server
+        _log.info("draining", analyses=self._gate.inside, grace_s=server.grace_s)
+        self._pulse.ready = False
+        self._engine.metrics.draining.set(1)
+        await self._health.draining()
+        if not is_loopback(server.listen):
+            await self._unless_hurried(asyncio.Event().wait(), DRAIN_NOTICE_S)
+        self._gate.close()
+        await self._unless_hurried(self._gate.empty(), server.grace_s)
+        if self._gate.inside:
+            _log.warning("cancelling what did not finish in time", analyses=self._gate.inside)
+            self._gate.cut = True
+            for running in self._engine.analyses.running():
+                self._engine.analyses.cancel(running.request_id)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_S):
+                    await self._gate.empty()
+
+    async def _unless_hurried(self, work: Coroutine[Any, Any, Any], timeout_s: float) -> None:
+        working = asyncio.create_task(work)
+        hurrying = asyncio.create_task(self._hurry.wait())
+        try:
+            await asyncio.wait((working, hurrying), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            working.cancel()
+            hurrying.cancel()
+            await asyncio.gather(working, hurrying, return_exceptions=True)
+
+    async def _close(self) -> None:
+        self._gate.close()
+        # What is left are watches and probes, which would never end by themselves.
+        await asyncio.gather(*(server.stop(grace=0.2) for server in self._servers))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._engine.close)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.stop)
+
+    @contextlib.contextmanager
+    def _signals(self) -> "Any":
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)

@@ -1,0 +1,85 @@
+"""AnalysisService: one analysis a call, or many over one stream."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import cast
+
+from lensd_api.errors import Cancelled, DeadlineExceeded, LensdError
+from lensd_proto.v1 import analysis_pb2
+from lensd_server.engine.events import Accepted, AnalysisEvent, AnalysisRequest, Executor, Found
+from lensd_server.engine.faults import plugin_failure
+from lensd_server.rpc import wire
+from lensd_server.rpc.convert import EventWriter
+from lensd_server.rpc.dispatch import Call
+from lensd_server.rpc.gate import Gate
+from lensd_server.rpc.many import ManyAnalyses
+from lensd_server.rpc.values import InvalidValue
+from lensd_server.settings import LimitSettings
+from lensd_server.telemetry.metrics import Metrics
+
+
+class AnalysisServicer:
+    """Streams what the executor finds."""
+
+    def __init__(self, executor: Executor, limits: LimitSettings, gate: Gate, metrics: Metrics) -> None:
+        self._executor = executor
+        self._limits = limits
+        self._gate = gate
+        self._metrics = metrics
+
+    async def analyze(
+        self, message: analysis_pb2.AnalyzeRequest, call: Call
+    ) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
+        """Runs one analysis."""
+        request = wire.read_request(message, limits=self._limits, peer=call.peer, call_deadline=call.deadline)
+        async with aclosing(self.respond(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def analyze_many(
+        self, messages: AsyncIterator[analysis_pb2.AnalyzeManyRequest], call: Call
+    ) -> AsyncGenerator[analysis_pb2.AnalyzeManyResponse]:
+        """Runs many analyses over one stream."""
+        many = ManyAnalyses(self.respond, self._limits, self._gate, call)
+        async with aclosing(many.run(messages)) as responses:
+            async for response in responses:
+                yield analysis_pb2.AnalyzeManyResponse(response=response)
+
+    async def respond(self, request: AnalysisRequest) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
+        """The messages of one analysis. Raises LensdError."""
+        try:
+            if request.deadline is not None and request.deadline <= time.monotonic():
+                raise DeadlineExceeded("the deadline had passed when the request arrived; allow more time")
+            with self._gate.enter():
+                async with aclosing(self._converse(request)) as responses:
+                    async for response in responses:
+                        yield response
+        except LensdError as error:
+            if error.status in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"):
+                self._metrics.rejected(error.reason)
+            if isinstance(error, Cancelled) and self._gate.cut:
+                # Not the caller's doing, and worth another try elsewhere.
+                raise self._gate.refusal() from error
+            raise
+
+    async def _converse(self, request: AnalysisRequest) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
+        writer = EventWriter(request.request_id, self._limits.max_response_bytes)
+        began = time.monotonic()
+        accepted: Accepted | None = None
+        found = False
+        async with aclosing(cast("AsyncGenerator[AnalysisEvent]", self._executor.run(request))) as events:
+            async for event in events:
+                if isinstance(event, Accepted):
+                    accepted = event
+                elif isinstance(event, Found) and not found and accepted is not None:
+                    found = True
+                    self._metrics.first_result(accepted.analyzer, accepted.model, time.monotonic() - began)
+                try:
+                    for response in writer.messages(event):
+                        yield response
+                except (InvalidValue, ValueError, TypeError, AttributeError) as error:
+                    # Whatever the wire cannot carry is what the analyzer made.
+                    raise plugin_failure(
+                        error, analyzer=request.analyzer, request_id=request.request_id
+                    ) from error

@@ -1,0 +1,50 @@
+"""Structured logs to stderr: for people on a terminal, JSON elsewhere.
+
+Request identifiers are logged, prompts never: tracebacks are printed without local variables.
+"""
+
+import logging
+import sys
+from typing import Any, Literal, TextIO
+
+import structlog
+
+
+def configure_logging(
+    *,
+    log_format: Literal["auto", "console", "json"] = "auto",
+    level: str = "info",
+    stream: TextIO | None = None,
+) -> None:
+    """Sets up structlog and the standard library's logging alike, process-wide."""
+    out: TextIO = sys.stderr if stream is None else stream
+    console = log_format == "console" or (log_format == "auto" and out.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if console:
+        final.append(
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        )
+    else:
+        final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=final))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # They report each request or file they touch.
+    for chatty in ("httpx", "httpcore", "urllib3", "filelock", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
