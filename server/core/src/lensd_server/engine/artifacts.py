@@ -6,6 +6,7 @@ version writes artifacts; whatever lies there is read with suspicion.
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,6 +38,15 @@ class DiskArtifacts:
                 if not version or version == str(info.version):
                     return info
         raise UnknownArtifact(f"no artifact {name[:140]!r} is stored; `lensctl artifacts` lists them")
+
+    def delete(self, name: str) -> None:
+        """Removes ``name@version`` for good. Raises UnknownArtifact."""
+        info = self.info(name)
+        folder = self._folder / info.name / str(info.version)
+        # Renamed first: half a deleted artifact must not look like an artifact.
+        doomed = folder.with_name(f".{info.version}.deleted")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
 
     def _versions(self, name: str) -> Iterator[ArtifactInfo]:
         numbers = [int(p.name) for p in (self._folder / name).glob("*") if p.name.isdecimal()]
