@@ -21,15 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
+from rich.text import Text
 
 from lensd_client.catalog import Analyzer, Example
 from lensd_client.client import Client
 from lensd_client.errors import LensdError
-from lensd_client.render import render
-from lensd_client.results import Record
+from lensd_client.heatmap import visible
+from lensd_client.render import heading, render
+from lensd_client.results import Record, Value
 from lensd_client.runs import Run
 
 _READY = re.compile(r"^lensd ready grpc=(\S+) ")
@@ -38,6 +40,8 @@ _START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 30.0
 #: Rows of a table that say the most.
 _TOP_ROWS = 8
+#: Columns of output that goes to a file or a pipe.
+_FILE_WIDTH = 120
 
 
 class DemoFailed(Exception):
@@ -68,24 +72,22 @@ class _Output:
 def main() -> int:
     """Runs the demo; returns the exit status."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the daemon is stopped then, too
     try:
         with running_daemon(console) as target, Client(target) as lens:
             failures = run_examples(lens, console)
-    except DemoFailed as failure:
-        console.print(f"[bold red]demo failed:[/] {escape(str(failure))}")
-        return 1
-    except LensdError as error:
-        console.print(f"[bold red]demo failed:[/] {escape(str(error))} ({error.reason})")
-        return 1
+    except (DemoFailed, LensdError) as failure:
+        failures = [str(failure)]
     except KeyboardInterrupt:
-        console.print("stopped")
+        console.print("stopped, and the daemon with it")
         return 130
-    if failures:
-        console.print(f"[bold red]demo failed:[/] {'; '.join(map(escape, failures))}")
-        return 1
-    console.print("[green]all examples ran; the daemon has stopped[/]")
-    return 0
+    for failure in failures:
+        console.print(f"[bold red]demo failed:[/] {escape(failure)}", soft_wrap=True)
+    if not failures:
+        console.print("\n[green]all examples ran; the daemon has stopped[/]")
+    return 1 if failures else 0
 
 
 @contextmanager
@@ -140,9 +142,28 @@ def _run_example(lens: Client, analyzer: Analyzer, example: Example, console: Co
     for item in run.items():
         if item.error is not None:
             raise item.error
-    shown = [render(result, max_rows=_TOP_ROWS) for result in run.results()]
+    shown = [_in_short(result) for result in run.results()]
     console.print(Padding(Group(*shown), (1, 0, 1, 2)))
     console.print(f"[dim]checked: {escape(_checks(run))}[/]")
+
+
+def _in_short(result: Value) -> RenderableType:
+    """The most telling part of a result: the top of a table, the plain values of a record."""
+    if not isinstance(result, Record):
+        return render(result, max_rows=_TOP_ROWS)
+    plain = [
+        f"{name} [bold]{escape(visible(_plain(value)))}[/]"
+        for name, value in result.items()
+        if isinstance(value, str | int | float)
+    ]
+    return Group(heading(result), Text.from_markup(" · ".join(plain)))
+
+
+def _plain(value: str | float) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return repr(text) if text != text.strip() else text  # " Paris" is not "Paris"
 
 
 def _model_for(analyzer: Analyzer) -> str:
