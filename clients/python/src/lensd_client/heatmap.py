@@ -16,7 +16,7 @@ _NEGATIVE: _Rgb = (33, 102, 172)
 _NEUTRAL: _Rgb = (247, 247, 247)
 _UNKNOWN: _Rgb = (128, 128, 128)
 #: Most lines a map takes.
-_MAX_ROWS = 48
+_MAX_ROWS = 32
 _LABEL_WIDTH = 14
 #: Largest entries that are spelt out below the map.
 _SPELT_OUT = 3
@@ -38,17 +38,19 @@ class Heatmap:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         matrix = np.asarray(self.matrix, dtype=np.float64)
-        if self.title:
-            yield Text(self.title, style="bold")
-        if not matrix.size:
-            yield Text("(empty)", style="dim")
-            return
         width = options.max_width
         is_coloured = console.color_system in ("256", "truecolor") and not console.no_color
         labels, axes = self.labels, self.axes
         rows, columns = matrix.shape
-        if rows > columns and rows * 2 + _LABEL_WIDTH <= width:
+        narrowest = 1 if is_coloured else 2
+        if rows > columns and rows * narrowest + _LABEL_WIDTH <= width:
             matrix, labels, axes = matrix.T, (labels[1], labels[0]), (axes[1], axes[0])
+        yield Text.assemble(
+            (f"{self.title}  " if self.title else "", "bold"), (f"{axes[0]} ↓ {axes[1]} →", "dim")
+        )
+        if not matrix.size:
+            yield Text("(empty)", style="dim")
+            return
         finite = np.abs(matrix[np.isfinite(matrix)])
         largest = float(finite.max()) if finite.size else 0.0
         yield from _draw(matrix, axes, labels, largest, width, is_coloured)
@@ -65,13 +67,15 @@ def _draw(
     is_coloured: bool,
 ) -> RenderResult:
     names = [shorten(name, _LABEL_WIDTH - 2) for name in labels[0]] or [str(i) for i in range(len(matrix))]
-    margin = max(len(axes[0]), *(len(name) for name in names)) + 1
-    room = max(1, width - margin)
-    cell = 2 if not is_coloured or matrix.shape[1] * 2 <= room else 1
+    margin = max(len(name) for name in names) + 1
+    room = max(2, width - margin)
+    # Digits want air between them, blocks do not; both give way before entries are pooled.
+    widths = (2, 1) if is_coloured else (3, 2)
+    cell = next((w for w in widths if matrix.shape[1] * w <= room), widths[-1])
     per_row = -(-len(matrix) // _MAX_ROWS)
     per_column = -(-matrix.shape[1] // max(1, room // cell))
     pooled = pool(matrix, per_row, per_column)
-    yield _ruler(axes, margin, cell, per_column, pooled.shape[1])
+    yield _ruler(margin, cell, per_column, pooled.shape[1])
     paint = _block if is_coloured else _digit
     for i, row in enumerate(pooled.tolist()):
         line = Text(names[i * per_row].rjust(margin - 1) + " ", style="dim", end="", no_wrap=True)
@@ -106,12 +110,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _ruler(axes: tuple[str, str], margin: int, cell: int, per_column: int, columns: int) -> Text:
+def _ruler(margin: int, cell: int, per_column: int, columns: int) -> Text:
     """Column numbers, as often as they fit."""
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if s * cell > len(str(columns * per_column)))
-    marks = "".join(str(i * per_column).ljust(step * cell) for i in range(0, columns, step))
-    head = f"{axes[0].rjust(margin - 1)} {marks[: columns * cell].rstrip()} {axes[1]}"
-    return Text(head, style="dim", no_wrap=True, overflow="crop")
+    marks = "".join(str(i * per_column).rjust(cell).ljust(step * cell) for i in range(0, columns, step))
+    return Text(" " * margin + marks.rstrip(), style="dim", no_wrap=True, overflow="crop")
 
 
 def _block(value: float, largest: float, width: int) -> tuple[str, str]:

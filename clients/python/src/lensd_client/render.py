@@ -145,13 +145,16 @@ def _as_float(value: Any) -> float:
 
 def _tensor(tensor: Tensor, max_rows: int) -> RenderableType:
     array = tensor.array
+    if not array.ndim:
+        unit = f" {visible(tensor.unit)}" if tensor.unit else ""
+        return heading(tensor).append(f"  {array.item()}{unit}", style="default not bold")
     sizes = " × ".join(f"{visible(axis)} {n}" for axis, n in zip(tensor.dims, tensor.shape, strict=True))
-    head = heading(tensor).append(f"  {sizes or 'scalar'}, {tensor.dtype}", style="dim not bold")
+    head = heading(tensor).append(f"  {sizes}, {tensor.dtype}", style="dim not bold")
     if array.ndim < 2:
         values = array.reshape(-1)
-        (axis,) = tensor.dims or ("",)
+        (axis,) = tensor.dims
         names = list(tensor.labels.get(axis, ())) or [str(i) for i in range(len(values))]
-        columns = {axis or "scalar": np.array(names, dtype=object), "value": values.astype(np.float64)}
+        columns = {axis: np.array(names, dtype=object), "value": values.astype(np.float64)}
         unit = {"value": tensor.unit} if tensor.unit else {}
         # The heading of the inner table would only repeat the name.
         return Group(head, *_group(_table(Table(columns, unit), max_rows))[1:])
@@ -226,7 +229,7 @@ def _text(text: AnnotatedText) -> RenderableType:
         style = ""
         if score and np.isfinite(score):
             shade = "#{:02x}{:02x}{:02x}".format(*colour(score, largest))
-            style = f"{'white' if abs(score) > 0.5 * largest else 'black'} on {shade}"
+            style = f"{'white' if abs(score) > 0.75 * largest else 'black'} on {shade}"
         drawn.append(shown, style=style)
     ranked = sorted(text.spans, key=lambda span: -abs(span.score) if np.isfinite(span.score) else 0.0)
     said = ", ".join(
