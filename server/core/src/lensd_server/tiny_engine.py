@@ -46,7 +46,7 @@ class TinyLoader:
         report("read", 0.4)
         module = TINY[settings.source.removeprefix("tiny:")]()
         device = choose_device("cpu", self._cpu_turn)
-        return prepare(name, weights_digest(module), module, tiny_tokenizer(), device, report)
+        return prepare(name, weights_digest(module), module, tiny_tokenizer, device, report)
 
 
 class OneAnalyzer:

@@ -27,7 +27,9 @@ def convert_gguf(file: Path, folder: Path) -> None:
     # Imported here: a cache hit needs neither gguf nor accelerate.
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )

@@ -3,11 +3,12 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
@@ -73,14 +74,21 @@ class Loader:
             path = self._conversions.converted(path)
         report("read", 0.4)
         revision = self._digests.of_files(path, checkpoint_files(path))
-        module = read_weights(path, device, settings.dtype)
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        return prepare(name, revision, module, tokenizer, device, report)
+        # Half a second that needs neither the weights nor the device: beside them.
+        with ThreadPoolExecutor(1, "lensd-tokenizer") as aside:
+            tokenizer = aside.submit(read_tokenizer, path)
+            module = read_weights(path, device, settings.dtype)
+            return prepare(name, revision, module, tokenizer.result, device, report)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer of ``folder``: what its revision covers."""
     return sorted({path for pattern in ALLOWED for path in folder.glob(pattern)})
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``folder``, without running code of its own."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
@@ -115,11 +123,11 @@ def prepare(
     name: str,
     revision: str,
     module: PreTrainedModel,
-    tokenizer: Any,
+    tokenizer: Callable[[], PreTrainedTokenizerBase],
     device: Device,
     report: Report,
 ) -> LoadedModel:
-    """Verifies, warms up and measures a module that is on its device."""
+    """Verifies, warms up and measures a module that is on its device; ``tokenizer`` may block."""
     module.eval()
     module.requires_grad_(False)
     report("verify", 0.7)
@@ -133,7 +141,7 @@ def prepare(
         revision=revision,
         dtype=dtype_name(module.dtype),
         anatomy=model.anatomy,
-        tokens=Tokens(tokenizer, model.anatomy.context_length),
+        tokens=Tokens(tokenizer(), model.anatomy.context_length),
     )
     return LoadedModel(
         card=card,
@@ -153,9 +161,10 @@ def measure_worth(model: InspectedModel, device: Device) -> float:
     """
     short = min(_SHORT, model.anatomy.context_length)
     long = min(_LONG, model.anatomy.context_length)
-    _forward(model, device, long)  # the first one maps the weights in and fills the allocator
-    quick = min(_forward(model, device, short) for _ in range(2))
-    slow = _forward(model, device, long)
+    if not device.is_cpu:
+        # Verification ran only short rows: let kernels for long ones be chosen before they are timed.
+        _forward(model, device, long)
+    quick, slow = _forward(model, device, short), _forward(model, device, long)
     least, most = 8.0, device.batch_tokens / 4
     if long == short or slow <= quick:
         return most

@@ -24,6 +24,9 @@ from lensd_server.settings import LimitSettings, ModelSettings
 #: After n failures in a row a model is not tried again by itself for 2^n seconds, at most this long.
 MAX_BACKOFF_S = 300.0
 
+#: How long :meth:`Residency.close` waits for a load that is under way.
+LOAD_END_S = 5.0
+
 
 class LoadsModels(Protocol):
     """What residency asks of a loader."""
@@ -54,6 +57,7 @@ class _Slot:
     error: LensdError | None = None
     failures: int = 0
     retry_at: float = 0.0
+    loading: threading.Thread | None = None
     stage: str = ""
     fraction: float = 0.0
     #: Appended to and removed from on their own loops, copied before use.
@@ -201,8 +205,13 @@ class Residency:
         return self._slot(name).leases
 
     def close(self) -> None:
-        """Ends every device thread; for shutting down, when no analysis is left."""
+        """Ends every device thread; for shutting down, when no analysis is left.
+
+        A load under way is waited for a little: a thread inside torch must not outlive the interpreter.
+        """
         for slot in self._slots.values():
+            if slot.loading is not None:
+                slot.loading.join(LOAD_END_S)
             with self._lock:
                 mine = [] if slot.resident is None else [slot.resident]
                 slot.resident = None
@@ -238,7 +247,10 @@ class Residency:
                 return
             slot.state, slot.problem, slot.error = ModelState.LOADING, "", None
             slot.stage, slot.fraction = "fetch", 0.0
-        threading.Thread(target=self._load, args=(slot,), name=f"lensd-load-{slot.name}", daemon=True).start()
+            slot.loading = threading.Thread(
+                target=self._load, args=(slot,), name=f"lensd-load-{slot.name}", daemon=True
+            )
+            slot.loading.start()
         self._notify(slot)
 
     def _load(self, slot: _Slot) -> None:
