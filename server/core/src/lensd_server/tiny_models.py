@@ -7,7 +7,7 @@ One name always gives the same weights.
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -188,7 +188,7 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 def tiny_model(name: str) -> PreTrainedModel:
     """The tiny model called ``name`` (a key of :data:`TINY`) in fp32 on the CPU, in eval mode."""
     model_type, arguments = _CONFIGS[name]
-    configuration: Callable[..., PreTrainedConfig] = CONFIG_MAPPING[model_type]
+    configuration = cast("Callable[..., PreTrainedConfig]", CONFIG_MAPPING[model_type])
     config = configuration(
         vocab_size=VOCAB_SIZE, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, **arguments
     )
