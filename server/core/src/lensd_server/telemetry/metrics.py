@@ -4,6 +4,8 @@ Labels are bounded by what is configured and installed, never by request text.
 """
 
 import platform
+import threading
+from collections import Counter as Tally
 from collections.abc import Sequence
 
 import prometheus_client
@@ -30,6 +32,9 @@ class Metrics:
         # Process-wide, as the library has it: `_created` series double every histogram for nothing.
         prometheus_client.disable_created_metrics()
         self.registry = CollectorRegistry()
+        self._lock = threading.Lock()
+        #: Request ids that were admitted and have not ended; callers may use one twice.
+        self._admitted: Tally[str] = Tally()
         self._define_grpc()
         self._define_analyses()
         self._define_models()
@@ -133,20 +138,35 @@ class Metrics:
 
     def started(self, analysis: AnalysisRecord) -> None:
         """An analysis was admitted."""
+        with self._lock:
+            self._admitted[analysis.request_id] += 1
         self.analyses_in_flight.labels(analysis.analyzer, analysis.model).inc()
 
     def finished(self, analysis: AnalysisRecord) -> None:
         """An analysis ended, or was refused before it started."""
         labels = (analysis.analyzer, analysis.model)
         self.analyses.labels(*labels, analysis.outcome).inc()
-        usage = analysis.usage
-        if usage is None:
+        if not self._leave(analysis.request_id):
             return
+        self.analyses_in_flight.labels(*labels).dec()
+        usage = analysis.usage or {}
         self.analysis_total.labels(*labels).observe(analysis.seconds)
         self.analysis_queue.labels(*labels).observe(usage.get("queue_s", 0.0))
         self.analysis_forward.labels(*labels).observe(usage.get("forward_s", 0.0))
         self.analysis_compute.labels(*labels).observe(usage.get("compute_s", 0.0))
-        self.rows_shared.labels(analysis.model).inc(usage.get("shared_rows", 0))
+        if analysis.model:
+            self.rows_shared.labels(analysis.model).inc(usage.get("shared_rows", 0))
+
+    def _leave(self, request_id: str) -> bool:
+        """Whether the analysis that ended had been admitted: a refused one took no time worth counting."""
+        with self._lock:
+            if not self._admitted[request_id]:
+                del self._admitted[request_id]
+                return False
+            self._admitted[request_id] -= 1
+            if not self._admitted[request_id]:
+                del self._admitted[request_id]
+            return True
 
     def batch_ran(self, batch: BatchRecord) -> None:
         """A batch left the device."""
