@@ -213,7 +213,8 @@ class FakeServer:
     many: ManyHandler | None = None
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    #: A call of Analyze is over; of one that hangs, because the client is gone.
+    ended: threading.Event = field(default_factory=threading.Event)
     statuses: dict[str, Any] = field(default_factory=dict)
 
     def play(self, *scripts: Script) -> None:
@@ -226,15 +227,14 @@ class _Analysis(analysis_pb2_grpc.AnalysisServiceServicer):
 
     def Analyze(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         self.fake.requests.append(request)
+        # At the start, since a call that was cancelled early never gets to its next step.
+        context.add_callback(self.fake.ended.set)
         self.fake.metadata.append({key: value for key, value in context.invocation_metadata()})
         for step in self.fake.scripts.popleft().steps:
             if isinstance(step, Abort):
                 step.end(context)
             elif isinstance(step, Hang):
-                gone = threading.Event()
-                if context.add_callback(gone.set):
-                    gone.wait(30)
-                self.fake.cancelled.set()
+                self.fake.ended.wait(30)
                 return
             else:
                 yield step

@@ -181,21 +181,21 @@ def test_cancel_reaches_the_server_and_reading_on_says_so(fake: Any, lens: L.Cli
     run.cancel()
     with pytest.raises(L.Cancelled):
         run.finish()
-    assert fake.cancelled.wait(10)
+    assert fake.ended.wait(10)
 
 
 def test_leaving_the_block_cancels_what_still_runs(fake: Any, lens: L.Client, new_script: Any) -> None:
     fake.play(new_script().accepted().hang())
     with lens.analyze("dla") as run:
         next(run)
-    assert fake.cancelled.wait(10)
+    assert fake.ended.wait(10)
 
 
 def test_a_deadline_ends_the_run_and_the_work(fake: Any, lens: L.Client, new_script: Any) -> None:
     fake.play(new_script().accepted().hang())
     with pytest.raises(L.DeadlineExceeded, match=fake.target):
         lens.analyze("dla", timeout_s=0.2).finish()
-    assert fake.cancelled.wait(10)
+    assert fake.ended.wait(10)
 
 
 def test_an_error_is_raised_again_by_later_reads(fake: Any, lens: L.Client, new_script: Any) -> None:
@@ -229,7 +229,7 @@ async def test_cancelling_an_async_run_says_so(fake: Any, new_script: Any) -> No
         run.cancel()
         with pytest.raises(L.Cancelled):
             await run
-    assert await asyncio.to_thread(fake.cancelled.wait, 10)
+    assert await asyncio.to_thread(fake.ended.wait, 10)
 
 
 async def test_cancelling_the_task_cancels_the_analysis(fake: Any, new_script: Any) -> None:
@@ -242,7 +242,7 @@ async def test_cancelling_the_task_cancels_the_analysis(fake: Any, new_script: A
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(fake.cancelled.wait, 10)
+        assert await asyncio.to_thread(fake.ended.wait, 10)
 
 
 async def test_an_async_stream_without_completed_raises(fake: Any, new_script: Any) -> None:

@@ -100,7 +100,7 @@ def _draw(session: Session, event: Event) -> None:
             said = f"{visible(event.reason)}: {visible(event.message)}{item}"
             session.err.print(Text.assemble(("warning ", "bold yellow"), said), soft_wrap=True)
         case Completed():
-            session.out.print(Text(_summary(event), style="dim"))
+            session.out.print(Text(_summary(event), style="dim"), soft_wrap=True)
         case _:
             pass
 

@@ -43,16 +43,14 @@ def models(session: Session, as_json: bool) -> None:
         [
             m.name,
             m.state,
-            m.architecture,
-            m.device,
-            m.dtype,
+            f"{m.device} {m.dtype}".strip(),
             size(m.resident_bytes),
             m.leases,
             m.problem or m.source,
         ]
         for m in found
     ]
-    heads = ["model", "state", "architecture", "device", "dtype", "memory", "in use", "source"]
+    heads = ["model", "state", "on", "memory", "in use", "source"]
     session.out.print(grid(heads, rows))
 
 
