@@ -1,9 +1,12 @@
 """Reads fenced blocks out of Markdown and compares shown output with real output."""
 
+import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```\s*$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.\d+|\d+)(?:[eE][-+]?\d+)?")
@@ -70,3 +73,39 @@ def _same(shown: str, real: str, relative: float, absolute: float) -> bool:
         return False
     pairs = zip(_NUMBER.findall(shown), _NUMBER.findall(real), strict=True)
     return all(math.isclose(float(a), float(b), rel_tol=relative, abs_tol=absolute) for a, b in pairs)
+
+
+def json_mismatch(expected: str, actual: str) -> str | None:
+    """Which shown JSON object is in no real one, or ``None``. Shown objects may leave members out."""
+    real = list(_objects(actual))
+    for shown in _objects(expected):
+        if not any(_contains(shown, candidate) for candidate in real):
+            return f"{json.dumps(shown)} is in none of {len(real)} objects: {actual[:2000]}"
+    return None
+
+
+def _objects(text: str) -> Iterator[Any]:
+    decoder, at = json.JSONDecoder(), 0
+    while (at := _skip_space(text, at)) < len(text):
+        value, at = decoder.raw_decode(text, at)
+        yield value
+
+
+def _skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def _contains(shown: Any, real: Any) -> bool:
+    match shown, real:
+        case dict(), dict():
+            return all(name in real and _contains(value, real[name]) for name, value in shown.items())
+        case list(), list():
+            return len(shown) == len(real) and all(map(_contains, shown, real))
+        case (bool(), _) | (_, bool()):
+            return shown is real
+        case int() | float(), int() | float():
+            return math.isclose(shown, real, rel_tol=1e-3, abs_tol=1e-4)
+        case _:
+            return shown == real

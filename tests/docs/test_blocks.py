@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import mismatch, read_blocks
+from tests.docs.blocks import json_mismatch, mismatch, read_blocks
 
 
 def test_a_block_is_read_with_the_output_that_follows_it(tmp_path: Path) -> None:
@@ -42,3 +42,11 @@ def test_output_may_differ_in_what_does_not_matter(shown: str, real: str) -> Non
 )
 def test_output_that_differs_is_noticed(shown: str, real: str) -> None:
     assert mismatch(shown, real) is not None
+
+
+def test_shown_json_may_leave_members_out_but_not_invent_them() -> None:
+    real = '{"a": 1.00001, "b": {"c": "x", "d": true}}\n{"e": [1, 2]}'
+    assert json_mismatch('{"b": {"c": "x"}, "a": 1}', real) is None
+    assert json_mismatch('{"e": [1, 2]}', real) is None
+    for wrong in ('{"a": 2}', '{"b": {"c": "y"}}', '{"e": [1]}', '{"f": 1}', '{"b": {"d": 1}}'):
+        assert json_mismatch(wrong, real) is not None
