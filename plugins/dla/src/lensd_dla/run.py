@@ -31,7 +31,7 @@ async def read_group(
     row = Row(group.item.tokens)
     readings: list[PartReading] = []
     for part in parts:
-        reduce = Reduce(_attribute(part, params, model.anatomy.vocab_size), read_out)
+        reduce = Reduce(attribute(part, params, model.anatomy.vocab_size), read_out)
         capture = Capture(part.sites, positions=group.positions, layers=part.layers, reduce=reduce)
         (reading,) = await model.forward([row], capture)
         readings.append(PartReading(part, reading))
@@ -68,7 +68,8 @@ async def in_order(
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
-def _attribute(part: Part, params: DlaParams, vocab_size: int) -> Attribute:
+def attribute(part: Part, params: DlaParams, vocab_size: int) -> Attribute:
+    """What to make of the captures of ``part``; equal for requests that can share a batch."""
     ranked = part.unit in (Unit.NEURON, Unit.SOURCE)
     return Attribute(
         unit=part.unit,
