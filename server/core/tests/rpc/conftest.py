@@ -121,7 +121,9 @@ class FakeModels:
 
     states: dict[str, ModelStatus] = field(
         default_factory=lambda: {
-            "tiny": ModelStatus("tiny", "dir:/tiny", ModelState.RESIDENT, revision="abc", leases=1, queued_rows=4),
+            "tiny": ModelStatus(
+                "tiny", "dir:/tiny", ModelState.RESIDENT, revision="abc", leases=1, queued_rows=4
+            ),
             "other": ModelStatus("other", "hf:a/b", ModelState.COLD),
         }
     )

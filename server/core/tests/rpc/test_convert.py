@@ -141,7 +141,11 @@ def test_a_small_tensor_travels_inside_its_message() -> None:
 )
 def test_every_kind_of_array_survives_the_wire(data: Any) -> None:
     (result,) = results(Tensor("x", data))
-    expected = data if isinstance(data, torch.Tensor) else torch.from_numpy(np.array(data).astype(np.array(data).dtype.newbyteorder("=")))
+    expected = (
+        data
+        if isinstance(data, torch.Tensor)
+        else torch.from_numpy(np.array(data).astype(np.array(data).dtype.newbyteorder("=")))
+    )
     back = decode("x", result.tensor)
     assert back.dtype == expected.dtype
     assert torch.equal(back, expected)

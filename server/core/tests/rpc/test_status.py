@@ -82,9 +82,7 @@ def test_message_and_details_stay_below_the_cap(
 ) -> None:
     from urllib.parse import quote
 
-    error = InvalidParams(
-        message, violations=[FieldViolation(*field) for field in fields], metadata=metadata
-    )
+    error = InvalidParams(message, violations=[FieldViolation(*field) for field in fields], metadata=metadata)
     status = to_status(error)
     assert len(quote(status.message)) + status.ByteSize() <= MAX_BYTES
     (info,) = details(status, ErrorInfo)
