@@ -15,9 +15,10 @@ from lensd_server.engine.probe import BlockTrace, holds_experts
 
 @dataclass(frozen=True, slots=True)
 class RoutedExperts:
-    """A fused experts module and the names of its three parameters."""
+    """A fused experts module and the order in which it takes its three tensors."""
 
     module: nn.Module
+    names: tuple[str, ...]
     hidden: str
     ids: str
     weights: str
@@ -32,11 +33,12 @@ class RoutedExperts:
     def slot_writes(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """[n, slot, d_model]: the weighted output of the expert in each slot.
 
-        ``forward`` is called past any hooks, with one slot a row.
+        ``forward`` is called past any hooks, with one slot a row, and by position: which names
+        it has depends on the implementation transformers dispatches to.
         """
         repeated = hidden.repeat_interleave(self.n_slots, dim=0)
         call = {self.hidden: repeated, self.ids: ids.reshape(-1, 1), self.weights: weights.reshape(-1, 1)}
-        return self.module.forward(**call).reshape(*ids.shape, -1)
+        return self.module.forward(*(call[name] for name in self.names)).reshape(*ids.shape, -1)
 
 
 def find_experts(modules: Iterable[nn.Module], trace: BlockTrace, d_model: int) -> RoutedExperts | None:
@@ -53,5 +55,13 @@ def find_experts(modules: Iterable[nn.Module], trace: BlockTrace, d_model: int) 
         hidden = [n for n in call.given if n not in (*ids, *weights)]
         if len(weights) == 1 and len(hidden) == 1:
             first = next(p for p in module.parameters(recurse=False) if p.ndim == 3)
-            return RoutedExperts(module, hidden[0], ids[0], weights[0], int(slots[-1]), int(first.shape[0]))
+            return RoutedExperts(
+                module=module,
+                names=tuple(call.given),
+                hidden=hidden[0],
+                ids=ids[0],
+                weights=weights[0],
+                n_slots=int(slots[-1]),
+                n_experts=int(first.shape[0]),
+            )
     return None

@@ -42,7 +42,9 @@ class Gather:
             site: [self.index] * (1 if site in UNLAYERED else len(group.layers)) for site in group.sites
         }
         #: Per layer of the group: what its routed experts were given at the asked positions.
-        self.routed: list[tuple[Tensor, Tensor, Tensor]] = [(self.index, self.index, self.index)] * len(group.layers)
+        self.routed: list[tuple[Tensor, Tensor, Tensor]] = [(self.index, self.index, self.index)] * len(
+            group.layers
+        )
 
     @property
     def wants_logits(self) -> bool:

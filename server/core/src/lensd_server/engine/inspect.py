@@ -105,7 +105,9 @@ def _verified_sources(structure: Structure, tokens: Tensor) -> tuple[Layer, ...]
     errors = dict(zip(ready, _source_errors(structure, tokens, ready), strict=True)) if ready else {}
     limit = tolerance(structure.skeleton.dtype)
     return tuple(
-        grant_source(layer, errors[i], limit)
+        layer
+        if Unit.SOURCE in layer.anatomy.refused
+        else grant_source(layer, errors[i], limit)
         if i in errors
         else refuse(layer, Unit.SOURCE, "heads are not offered" if i in recorded else _NO_INTERFACE)
         for i, layer in enumerate(structure.layers)

@@ -48,13 +48,14 @@ def derive_layers(skeleton: Skeleton, trace: Trace, read_out: ReadOut) -> tuple[
     nexts = [following.entry for following in trace.blocks[1:]]
     nexts.append(trace.blocks[-1].exit)
     layers: list[Layer] = []
-    for block, following in zip(trace.blocks, nexts, strict=True):
+    kinds = getattr(skeleton.config, "layer_types", None) or [""] * len(nexts)
+    for block, following, kind in zip(trace.blocks, nexts, kinds, strict=True):
         if read_out.problem:
             layers.append(Layer(block.block, _nothing(read_out.problem)))
             continue
         error = deviation(block.exit, following)
-        layers.append(_derive_layer(skeleton, block, error))
-    return _uniform(layers, skeleton)
+        layers.append(_derive_layer(skeleton, block, error, str(kind)))
+    return _uniform(layers)
 
 
 def grant_source(layer: Layer, error: float, limit: float) -> Layer:
@@ -85,18 +86,21 @@ def _nothing(reason: str) -> LayerAnatomy:
     return LayerAnatomy(frozenset(), dict.fromkeys(Unit, reason))
 
 
-def _derive_layer(skeleton: Skeleton, trace: BlockTrace, block_error: float) -> Layer:
+def _derive_layer(skeleton: Skeleton, trace: BlockTrace, block_error: float, kind: str) -> Layer:
     limit = tolerance(skeleton.dtype)
     findings = _Findings()
     findings.judge(Unit.BLOCK, block_error, limit, "a block's output, against the next one's input,")
     split = split_block(trace, skeleton.config, skeleton.d_model)
     if isinstance(split, NoSplit) or Unit.BLOCK in findings.refused:
         reason = split.reason if isinstance(split, NoSplit) else findings.refused[Unit.BLOCK]
-        for unit in (Unit.COMPONENT, Unit.HEAD, Unit.NEURON, Unit.EXPERT):
-            findings.refused[unit] = reason
+        findings.refused.update(dict.fromkeys(set(Unit) - {Unit.BLOCK}, reason))
         return Layer(trace.block, findings.anatomy())
     findings.errors[Unit.COMPONENT] = split.error
-    _judge_heads(findings, skeleton, trace, split)
+    if "linear" in kind:
+        # Qwen3-Next and kin: as wide as the softmax layers' heads, but other heads.
+        findings.refused[Unit.HEAD] = "its attention is linear, not made of the heads of other layers"
+    else:
+        _judge_heads(findings, skeleton, trace, split)
     _judge_mlp(findings, trace, split, limit)
     return Layer(trace.block, findings.anatomy(), split.attention, split.mlp, split.experts)
 
@@ -121,8 +125,12 @@ def _judge_mlp(findings: _Findings, trace: BlockTrace, split: BlockSplit, limit:
         )
         return
     findings.refused[Unit.NEURON] = "the MLP is made of routed experts"
-    with torch.inference_mode():
-        slots = experts.slot_writes(*experts.arguments((), trace.calls[experts.module].given))
+    try:
+        with torch.inference_mode():
+            slots = experts.slot_writes(*experts.arguments((), trace.calls[experts.module].given))
+    except Exception as error:  # the model's own code, called in a way it may not allow
+        findings.refused[Unit.EXPERT] = f"its experts cannot be run one by one ({type(error).__name__})"
+        return
     writes = split.mlp.multiplier * slots.double()
     expected = split.mlp.multiplier * trace.calls[split.mlp.tap].output.double()
     error = deviation(writes.sum(1), expected, writes.abs().sum(1))
@@ -136,7 +144,7 @@ def _rebuild_error(trace: BlockTrace, part: SubLayer) -> float:
         return deviation(write, part.multiplier * trace.calls[part.tap].output.double(), magnitude)
 
 
-def _uniform(layers: Sequence[Layer], skeleton: Skeleton) -> tuple[Layer, ...]:
+def _uniform(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """Refuses what cannot be stacked: heads, neurons or slots of another size than the first layer's."""
     sizes: dict[Unit, int] = {}
     result: list[Layer] = []

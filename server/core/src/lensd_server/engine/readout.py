@@ -45,10 +45,8 @@ def derive_read_out(skeleton: Skeleton, trace: Trace) -> ReadOut:
     norm = derive_norm(module, last) if module is not None else None
     if transform is None:
         problem = "the logits are no known scaling or soft-capping of the output head's result"
-    elif module is None and not torch.equal(head.input, last):
-        problem = "what happens between the last block and the output head is not a norm"
-    elif module is not None and norm is None:
-        problem = "the final norm is neither LayerNorm nor RMSNorm in any known form"
+    elif norm is None and not torch.equal(head.input, last):
+        problem = "what lies between the last block and the output head is no norm of a known form"
     else:
         problem = ""
     return ReadOut(module, norm, transform or LogitTransform(), problem)

@@ -43,20 +43,20 @@ class Skeleton:
 def find_skeleton(module: PreTrainedModel) -> Skeleton:
     """Finds the parts of a causal language model. Raises LoadFailed when one is missing."""
     config = cast("Any", module.config).get_text_config()
-    decoder = cast("nn.Module", module.get_decoder())
     head = module.get_output_embeddings()
     token_embedding = module.get_input_embeddings()
     if not isinstance(head, nn.Module) or not isinstance(token_embedding, nn.Module):
         raise unsupported(module, "it has no output head or no token embedding")
+    decoder, blocks = _find_blocks(module, _stated(module, config, "num_hidden_layers"))
     return Skeleton(
         module=module,
         config=config,
         decoder=decoder,
-        blocks=_find_blocks(module, decoder, config.num_hidden_layers),
+        blocks=blocks,
         token_embedding=token_embedding,
         head=head,
-        d_model=config.hidden_size,
-        n_heads=config.num_attention_heads,
+        d_model=_stated(module, config, "hidden_size"),
+        n_heads=_stated(module, config, "num_attention_heads"),
         vocab_size=int(cast("Tensor", head.weight).shape[0]),
         context_length=_context_length(config),
     )
@@ -92,11 +92,20 @@ def rows_of(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _find_blocks(module: PreTrainedModel, decoder: nn.Module, n_layers: int) -> tuple[nn.Module, ...]:
-    for child in decoder.modules():
-        if isinstance(child, nn.ModuleList) and len(child) == n_layers:
-            return tuple(child)
+def _find_blocks(module: PreTrainedModel, n_layers: int) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    """The list of blocks and the module that holds it, next to final norm and embeddings."""
+    for parent in cast("nn.Module", module.get_decoder()).modules():
+        for child in parent.children():
+            if isinstance(child, nn.ModuleList) and len(child) == n_layers:
+                return parent, tuple(child)
     raise unsupported(module, f"its decoder holds no list of {n_layers} blocks")
+
+
+def _stated(module: PreTrainedModel, config: Any, name: str) -> int:
+    value = getattr(config, name, None)
+    if not isinstance(value, int):
+        raise unsupported(module, f"its configuration states no {name}")
+    return value
 
 
 def _context_length(config: Any) -> int:

@@ -114,8 +114,8 @@ def test_an_unknown_final_norm_refuses_every_unit_and_says_so():
     model = inspect_model(module)
     assert model.anatomy.final_norm is None
     assert all(not layer.units for layer in model.anatomy.layers)
-    assert "final norm" in model.anatomy.layers[0].refused[Unit.BLOCK]
-    with pytest.raises(RequirementNotMet, match="final norm"):
+    assert "no norm of a known form" in model.anatomy.layers[0].refused[Unit.BLOCK]
+    with pytest.raises(RequirementNotMet, match="no norm of a known form"):
         model.view.logits(torch.zeros(1, 64))
     # What needs no understanding is still captured.
     assert torch.isfinite(capture(model, (), Site.LOGITS)[Site.LOGITS]).all()
