@@ -85,12 +85,13 @@ class ItemReport:
         self, positions: tuple[int, ...], parts: Sequence[PartReading], error: Tensor, tolerance: Tensor
     ) -> None:
         coarser = COARSER.get(self.params.unit, Unit.BLOCK).value
-        completeness.check_complete(error, tolerance, positions, coarser)
+        # Layers first: they can say where a split is wrong.
         for p in parts:
             for name in ("attn_gap", "mlp_gap"):
                 if name in p.reading:
                     gaps = p.reading.get(name)
                     completeness.check_layers(gaps, tolerance, positions, p.part.layers, coarser)
+        completeness.check_complete(error, tolerance, positions, coarser)
 
     def _note_logits(
         self, positions: tuple[int, ...], first: PartReading, total: Tensor, error: Tensor, rounding: Tensor
