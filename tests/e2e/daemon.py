@@ -1,5 +1,6 @@
 """Runs ``lensd serve`` as a process of its own, as an operator would."""
 
+import contextlib
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 _READY = re.compile(r"^lensd ready grpc=(\S+) metrics=(\S+) admin=(\S+) models=(\S*)$")
 
@@ -74,6 +76,8 @@ def running_daemon(
         if process.poll() is None:
             process.kill()
             process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def _wait_until_ready(process: subprocess.Popen[str], log: Path) -> Daemon:
@@ -83,6 +87,11 @@ def _wait_until_ready(process: subprocess.Popen[str], log: Path) -> Daemon:
             grpc, metrics, admin, models = ready.groups()
             daemon = Daemon(process, grpc, metrics, admin, models.split(","), log)
             # Read on, so that a full pipe never blocks the daemon.
-            threading.Thread(target=daemon.stdout.extend, args=(process.stdout,), daemon=True).start()
+            threading.Thread(target=_drain, args=(process.stdout, daemon.stdout), daemon=True).start()
             return daemon
     raise AssertionError(f"lensd ended with {process.wait()} before it was ready:\n{log.read_text()}")
+
+
+def _drain(stream: IO[str], lines: list[str]) -> None:
+    with contextlib.suppress(ValueError):  # closed once the process is gone
+        lines.extend(stream)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lensd_client import Client
+from lensd_client import Client, Request
 from lensd_client.errors import LensdError
 from tests.e2e.daemon import Daemon
 
@@ -43,10 +43,11 @@ def test_64_prompts_from_16_clients_equal_themselves_alone(daemon: Daemon, model
 def test_the_rows_did_share_batches(daemon: Daemon) -> None:
     """Without this the test above could pass by running everything alone."""
     with Client(daemon.grpc) as client:
-        requests = [{"analyzer": "dla", "model": "llama", "params": {"prompt": prompt}} for prompt in PROMPTS]
-        runs = list(client.analyze_many(requests))
-        largest = max(run.completed.usage.largest_batch for run in runs)
-    assert largest > 1
+        requests = [Request("dla", "llama", {"prompt": prompt}) for prompt in PROMPTS]
+        outcomes = list(client.analyze_many(requests))
+    assert len(outcomes) == len(PROMPTS)
+    completed = [outcome.completed for outcome in outcomes]
+    assert max(end.usage.largest_batch for end in completed if end is not None) > 1
 
 
 def test_an_analyzer_looping_in_python_delays_nobody(daemon: Daemon) -> None:
@@ -61,7 +62,7 @@ def test_an_analyzer_looping_in_python_delays_nobody(daemon: Daemon) -> None:
     def loop() -> None:
         with Client(daemon.grpc) as client:
             for event in client.analyze("loop", params={"seconds": 10.0}):
-                name = getattr(getattr(event, "result", None), "name", "")
+                name = getattr(event, "name", "")
                 if name == "looping":
                     looping.set()
                 elif name == "looped":

@@ -2,17 +2,26 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lensd_client import Client
+from lensd_client import Client, Event
 from lensd_client.errors import DeadlineExceeded, LensdError, NotFound, PermissionDenied
 from tests.e2e.daemon import Daemon, running_daemon
 
 
 def no_leases(client: Client, model: str) -> bool:
     return client.model(model).leases == 0
+
+
+def wait_for_result(events: Iterator[Event], name: str) -> None:
+    """Reads until a result, or a part of one, called ``name``."""
+    for event in events:
+        if getattr(event, "name", "") == name:
+            return
+    raise AssertionError(f"the stream ended without {name}")
 
 
 def wait_for_no_analyses(client: Client) -> None:
@@ -29,8 +38,7 @@ def test_a_client_that_vanishes_leaves_nothing_running(daemon: Daemon, lens: Cli
     other = Client(daemon.grpc)
     run = other.analyze("wait", model="llama")
     events = iter(run)
-    while getattr(getattr(next(events), "result", None), "name", "") != "waiting":
-        pass
+    wait_for_result(events, "waiting")
     assert [analysis.analyzer for analysis in lens.analyses()] == ["wait"]
     other.close()
     wait_for_no_analyses(lens)
@@ -40,8 +48,7 @@ def test_a_client_that_vanishes_leaves_nothing_running(daemon: Daemon, lens: Cli
 def test_an_operator_sees_and_cancels_an_analysis(daemon: Daemon, lens: Client) -> None:
     run = lens.analyze("wait", model="llama", request_id="watched")
     events = iter(run)
-    while getattr(getattr(next(events), "result", None), "name", "") != "waiting":
-        pass
+    wait_for_result(events, "waiting")
     assert lens.cancel_analysis("watched")
     with pytest.raises(LensdError) as ended:
         list(events)
@@ -69,8 +76,7 @@ def test_unload_waits_for_a_running_analysis_and_load_brings_the_model_back(
 ) -> None:
     run = lens.analyze("wait", model="gpt2", request_id="holds-gpt2")
     events = iter(run)
-    while getattr(getattr(next(events), "result", None), "name", "") != "waiting":
-        pass
+    wait_for_result(events, "waiting")
     done = threading.Event()
 
     def unload() -> None:
@@ -122,8 +128,7 @@ def test_a_running_analysis_finishes_before_the_daemon_stops(
         with Client(running.grpc) as client:
             run = client.analyze("tick", params={"count": 15})
             events = iter(run)
-            while getattr(getattr(next(events), "result", None), "name", "") != "ticks":
-                pass
+            wait_for_result(events, "ticks")
             running.process.send_signal(stop)
             list(events)
             assert len(run["ticks"].to_dict()["tick"]) == 15
