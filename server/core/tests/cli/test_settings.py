@@ -146,7 +146,7 @@ def test_a_missing_file_is_named() -> None:
 )
 def test_protection_that_does_not_exist_is_refused_rather_than_ignored(text: str) -> None:
     toml(text)
-    with pytest.raises(SettingsError, match="not implemented in this version.*refused rather than ignored"):
+    with pytest.raises(SettingsError, match=r"not implemented in this version.*refused rather than ignored"):
         load_settings()
 
 

@@ -164,7 +164,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_message(par
         yield
 
     parts.models.load = load
-    with pytest.raises(StartFailed, match="model tiny could not be loaded.*pip install x"):
+    with pytest.raises(StartFailed, match=r"model tiny could not be loaded.*pip install x"):
         await start()
     assert parts.closed
 

