@@ -94,7 +94,7 @@ def error_from_call(error: grpc.RpcError, target: str) -> LensdError:
     if code == "UNAVAILABLE":
         return errors.ServerUnavailable(_unreachable(target, message), retry_after_s=_pushback(trailing))
     if code == "DEADLINE_EXCEEDED":
-        message = f"no answer from {target} in the time given ({message.lower() or 'deadline exceeded'})"
+        message = f"the time given was up before {target} was done"
     if code == "CANCELLED":
         message = "cancelled by this client"
     if code == "UNIMPLEMENTED":

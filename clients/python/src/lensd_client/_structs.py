@@ -25,8 +25,9 @@ def to_struct(values: Mapping[str, Any], *, what: str = "params") -> struct_pb2.
 
 
 def from_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """The Struct as a dictionary; integral numbers become ``int``."""
-    return {key: _from_value(value) for key, value in struct.fields.items()}
+    """The Struct as a dictionary, sorted by name; integral numbers become ``int``."""
+    # A map has no order on the wire, and another one in every process: any is better than that.
+    return {key: _from_value(value) for key, value in sorted(struct.fields.items())}
 
 
 def _to_value(value: Any, place: str) -> struct_pb2.Value:

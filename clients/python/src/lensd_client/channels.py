@@ -69,7 +69,7 @@ class Connection:
             raise ValueError("the token holds characters that cannot be sent; is there a line break in it?")
         if self.token and not self.is_secure and not is_loopback(self.target):
             raise ValueError(
-                f"the token would travel to {self.target} in the clear; give `ca` (or tls=True) to use TLS"
+                f"the token would travel to {self.target} in the clear; turn TLS on, with the server's `ca` or with `tls`"
             )
 
     @property

@@ -4,7 +4,7 @@ Text from a server never reaches the terminal as markup or control sequences.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,10 @@ from lensd_client.results import AnnotatedText, Graph, Record, Table, Tensor, Va
 #: Heat-maps drawn of one tensor.
 _MAX_MAPS = 3
 _BAR_WIDTH = 11
+#: Lists of more equal members than this are counted.
+_RUN = 3
+#: From so many columns on, headings are broken.
+_MANY_COLUMNS = 6
 
 
 def render(value: Value | LensdError, *, max_rows: int = 20) -> RenderableType:
@@ -55,9 +59,9 @@ def heading(value: Value) -> Text:
 
 def error(failure: LensdError) -> Text:
     """An error with its code, reason and violations."""
-    text = Text.assemble(
-        ("error ", "bold red"), (f"{failure.code} {visible(failure.reason)}: ", "bold"), _plain(failure)
-    )
+    # A status that gRPC itself made has no reason of its own.
+    said = failure.code if failure.reason == failure.code else f"{failure.code} {visible(failure.reason)}"
+    text = Text.assemble(("error ", "bold red"), (f"{said}: ", "bold"), _plain(failure))
     for violation in failure.violations:
         text.append(f"\n  {visible(violation.field) or '(request)'}: {visible(violation.description)}")
     if failure.retry_after_s is not None:
@@ -91,15 +95,17 @@ def _plain(failure: LensdError) -> str:
 
 
 def _table(table: Table, max_rows: int) -> RenderableType:
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     strength = _strength(table)
     shown = _pick_rows(len(table), strength, max_rows)
     columns: list[list[RenderableType]] = []
     for name, values in table.columns.items():
-        head = Text(visible(name))
+        head = Text(_broken(visible(name)) if len(table.columns) >= _MANY_COLUMNS else visible(name))
         if table.units.get(name):
             head.append(f" [{visible(table.units[name])}]", style="dim not bold")
-        grid.add_column(head, justify="left" if values.dtype == object else "right", overflow="fold")
+        is_text = values.dtype == object
+        # A number cut in two would be another number.
+        grid.add_column(head, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
         columns.append([_cell(values[i]) for i in shown])
     if strength is not None:
         grid.add_column(Text(""), no_wrap=True)
@@ -112,6 +118,11 @@ def _table(table: Table, max_rows: int) -> RenderableType:
         which = "the first" if strength is None else "the largest"
         parts.append(Text(f"{which} {len(shown)} of {len(table)} rows", style="dim"))
     return Group(*parts)
+
+
+def _broken(name: str) -> str:
+    """A long name over several lines, so that its column can be narrow."""
+    return name.replace("_", "_\n") if len(name) > 8 else name
 
 
 def _strength(table: Table) -> list[float] | None:
@@ -133,10 +144,15 @@ def _pick_rows(n: int, strength: list[float] | None, max_rows: int) -> Sequence[
 
 def _cell(value: object) -> Text:
     if value is None or value is np.ma.masked:
-        return Text("–", style="dim")
+        return Text("")  # an empty text has quotes
     if isinstance(value, float):  # float64 is one
         return Text(number(float(value)))
-    return Text(visible(str(value)))
+    return Text(_quoted(value) if isinstance(value, str) else visible(str(value)))
+
+
+def _quoted(text: str) -> str:
+    """In quotes where its ends would not be seen: tokens often begin with a space."""
+    return repr(text) if text != text.strip() or not text else visible(text)
 
 
 def _as_float(value: Any) -> float:
@@ -214,10 +230,25 @@ def _record(record: Record) -> RenderableType:
 
 def _plain_value(value: Any) -> str:
     if isinstance(value, str):
-        return repr(value) if value != value.strip() or not value else visible(value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return visible(json.dumps(value, ensure_ascii=False))
+        return _quoted(value)
+    return _compact(value)
+
+
+def _compact(value: Any) -> str:
+    """Like JSON, with short numbers and runs of one value counted."""
+    match value:
+        case float():
+            return f"{value:.6g}"
+        case Mapping():
+            members = cast("Mapping[str, Any]", value).items()
+            return "{" + ", ".join(f"{visible(key)}: {_compact(v)}" for key, v in members) + "}"
+        case list():
+            members = [_compact(member) for member in cast("list[Any]", value)]
+            if len(members) > _RUN and len(set(members)) == 1:
+                return f"{len(members)} × {members[0]}"
+            return f"[{', '.join(members)}]"
+        case _:
+            return visible(json.dumps(value, ensure_ascii=False))
 
 
 def _text(text: AnnotatedText) -> RenderableType:

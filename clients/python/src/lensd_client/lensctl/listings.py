@@ -208,29 +208,36 @@ def _describe(found: Analyzer) -> Group:
 def _parameters(schema: Mapping[str, Any]) -> Table:
     required = set(cast("list[str]", schema.get("required", [])))
     properties = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
+    defs = cast("dict[str, Any]", schema.get("$defs", {}))
+    # What must be given comes first; the wire keeps no order of its own.
+    ordered = sorted(properties.items(), key=lambda entry: (entry[0] not in required, entry[0]))
     rows = [
         [
             name,
-            _type(of),
+            _type(of, defs),
             "required" if name in required else json.dumps(of.get("default"), ensure_ascii=False),
             of.get("description", ""),
         ]
-        for name, of in properties.items()
+        for name, of in ordered
     ]
     return grid(["name", "type", "default", "meaning"], rows)
 
 
-def _type(schema: Mapping[str, Any]) -> str:
+def _type(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
     """The type in a word or two; the schema itself (``--json``) has the rest."""
+    name = str(schema.get("$ref", "")).rpartition("/")[2]
+    if name:
+        found = cast("dict[str, Any]", defs.get(name, {}))
+        return _type(found, defs) if "enum" in found else name
     if "enum" in schema:
         return " | ".join(json.dumps(v) for v in schema["enum"])
     if "const" in schema:
         return json.dumps(schema["const"])
     if "anyOf" in schema:
-        return " | ".join(dict.fromkeys(_type(s) for s in schema["anyOf"]))
+        return " | ".join(dict.fromkeys(_type(s, defs) for s in schema["anyOf"]))
     if schema.get("type") == "array":
-        return f"{_type(schema.get('items', {}))}[]"
-    return str(schema.get("type") or str(schema.get("$ref", "any")).rpartition("/")[2])
+        return f"{_type(schema.get('items', {}), defs)}[]"
+    return str(schema.get("type", "any"))
 
 
 def _quote(text: str) -> str:
