@@ -4,6 +4,8 @@ Two identities are checked, from different sides: the rows must add up to the lo
 model's own head, and the rows of each layer to what the layer was seen to write.
 """
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -20,11 +22,15 @@ class IncompleteDecomposition(AnalysisError):
 
     reason = "INCOMPLETE_DECOMPOSITION"
 
-    def __init__(self, *, where: str, gap: float, tolerance: float, coarser: str) -> None:
+    def __init__(self, *, where: str, gap: float, tolerance: float, coarser: str | None) -> None:
+        advice = (
+            "no coarser unit is left, serve the model in a wider dtype"
+            if coarser is None
+            else f"ask for unit='{coarser}', which needs no such split"
+        )
         super().__init__(
-            f"{where}: rows miss by {gap:.2e} (tolerance {tolerance:.1e}); ask for unit='{coarser}', "
-            "which needs no such split",
-            metadata={"gap": f"{gap:.3e}", "tolerance": f"{tolerance:.3e}", "coarser_unit": coarser},
+            f"{where}: rows miss by {gap:.2e} (tolerance {tolerance:.1e}); {advice}",
+            metadata={"gap": f"{gap:.3e}", "tolerance": f"{tolerance:.3e}", "coarser_unit": coarser or ""},
         )
         self.gap = gap
         self.tolerance = tolerance
@@ -42,11 +48,12 @@ def tolerance_for(dtype: str, values: Tensor) -> Tensor:
     return share * values.abs().sum(1).clamp(min=1.0)
 
 
-def check_complete(gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], coarser: str) -> None:
+def check_complete(gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], coarser: str | None) -> None:
     """Raises IncompleteDecomposition at the first position whose gap is beyond tolerance."""
-    for i in integers(torch.nonzero(~(gaps <= tolerance))):
+    # An infinite row makes its own tolerance infinite: look at the gap alone, too.
+    for i in integers(torch.nonzero(~(gaps.isfinite() & (gaps <= tolerance)))):
         gap = float(gaps[i])
-        if gap != gap:
+        if not isfinite(gap):
             raise NotFinite(
                 f"position {positions[i]}: the model's logit or activations are NaN or infinite; "
                 "serve it in a wider dtype"
@@ -56,7 +63,7 @@ def check_complete(gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], 
 
 
 def check_layers(
-    gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], layers: tuple[int, ...], coarser: str
+    gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], layers: tuple[int, ...], coarser: str | None
 ) -> None:
     """Like :func:`check_complete`, for ``gaps`` [pos, layer] against what each layer wrote."""
     wrong = torch.nonzero(gaps > tolerance[:, None])

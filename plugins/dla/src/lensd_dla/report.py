@@ -84,7 +84,7 @@ class ItemReport:
     def _check(
         self, positions: tuple[int, ...], parts: Sequence[PartReading], error: Tensor, tolerance: Tensor
     ) -> None:
-        coarser = COARSER.get(self.params.unit, Unit.BLOCK).value
+        coarser = COARSER.get(self.params.unit)
         # Layers first: they can say where a split is wrong.
         for p in parts:
             for name in ("attn_gap", "mlp_gap"):

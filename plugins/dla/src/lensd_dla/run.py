@@ -57,8 +57,9 @@ async def in_order(
                 running.append(
                     (group, asyncio.ensure_future(read_group(group, parts, read_out, params, model)))
                 )
-            group, task = running.popleft()
+            group, task = running[0]  # stays among the running, to be cancelled with them
             await asyncio.wait([task])
+            running.popleft()
             in_flight -= group.size_bytes
             yield group, task
     finally:
