@@ -5,6 +5,7 @@ prints what they find and what was checked, and stops the daemon. The exit statu
 everything worked.
 """
 
+import os
 import queue
 import re
 import shutil
@@ -35,6 +36,9 @@ from lensd_client.results import Record, Value
 from lensd_client.runs import Run
 
 _READY = re.compile(r"^lensd ready grpc=(\S+) ")
+#: The daemon logs at level debug what it does to load a model.
+_STAGE = re.compile(r'"stage": "([a-z ]+)"')
+_LOG = {"LENSD_SERVER__LOG_LEVEL": "debug", "LENSD_SERVER__LOG_FORMAT": "json"}
 #: Converting the embedded weights takes up to half a minute once, on a slow machine minutes.
 _START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 30.0
@@ -50,10 +54,12 @@ class DemoFailed(Exception):
 
 @dataclass(slots=True)
 class _Output:
-    """What the daemon writes: lines of standard output, ``None`` at its end, and the newest log lines."""
+    """What the daemon writes: lines of standard output, ``None`` at its end; the newest of its log."""
 
     stdout: "queue.SimpleQueue[str | None]" = field(default_factory=queue.SimpleQueue[str | None])
     log: deque[str] = field(default_factory=lambda: deque[str](maxlen=30))
+    #: What it does to load the model ("convert").
+    stage: str = ""
 
     def follow(self, process: subprocess.Popen[str]) -> None:
         """Reads both pipes on threads, so that a full one never blocks the daemon."""
@@ -66,7 +72,11 @@ class _Output:
         self.stdout.put(None)
 
     def _read_log(self, pipe: IO[str]) -> None:
-        self.log.extend(pipe)
+        for line in pipe:
+            if stage := _STAGE.search(line):
+                self.stage = stage[1]
+            if '"level": "debug"' not in line:
+                self.log.append(line)
 
 
 def main() -> int:
@@ -102,6 +112,7 @@ def running_daemon(console: Console) -> Generator[str, None, None]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **_LOG},
             # In the terminal's group, Ctrl-C would reach it past us.
             start_new_session=True,
         )
@@ -209,14 +220,16 @@ def _lensd_command() -> str:
 
 def _wait_until_ready(process: subprocess.Popen[str], output: _Output, console: Console) -> str:
     """The daemon's address, once it serves. Raises DemoFailed when it ends or takes too long."""
-    started = time.monotonic()
+    started, converting = time.monotonic(), 0
     with console.status("starting lensd") as status:
         while (waited := time.monotonic() - started) < _START_TIMEOUT_S:
+            converting = converting + 1 if output.stage == "convert" else 0
+            if converting == 3:  # where it was done before, the stage is over at once
+                console.print("converting the embedded weights: half a minute, only once")
             try:
                 line = output.stdout.get(timeout=0.5)
             except queue.Empty:
-                hint = "; the first start converts the embedded weights" if waited > 5 else ""
-                status.update(f"starting lensd ({waited:.0f} s{hint})")
+                status.update(f"starting lensd: {output.stage or 'import'} ({waited:.0f} s)")
                 continue
             if line is None:
                 raise DemoFailed(f"lensd ended with status {process.wait()}:\n{''.join(output.log)}")
