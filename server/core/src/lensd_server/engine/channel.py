@@ -5,6 +5,7 @@ Progress is never waited for and never piles up: the newest replaces the one bef
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -71,10 +72,13 @@ class Channel:
 
     async def next(self, timeout_s: float | None) -> AnalysisEvent | None:
         """The next event; ``None`` when the time is up. Raises Ended, or what the channel ended with."""
-        event = self._pop()
-        if event is None:
-            await self._arrived.wait(timeout_s)
-            event = self._pop()
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while (event := self._pop()) is None:
+            # A wake-up may be late and belong to an event that has been read: look again.
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            await self._arrived.wait(left)
         return event
 
     def close(self) -> None:

@@ -119,6 +119,8 @@ class LocalExecutor:
                 elif isinstance(event, Progress):
                     last = event
                 yield event
+                if isinstance(event, Completed):
+                    return
         except Ended:
             return
         finally:
