@@ -68,14 +68,16 @@ def _follow(session: Session, run: Run, as_json: bool, export: Export | None) ->
     with Bar(session.err) as bar:
         try:
             for event in run:
+                if isinstance(event, Progress):
+                    bar.update(event.stage, event.done, event.total, event.unit)
+                else:
+                    bar.hide()
                 if as_json:
                     line = event_object(event, run.request_id)
                     if line is not None:
                         session.print_json(line)
                 else:
                     _draw(session, event)
-                if isinstance(event, Progress):
-                    bar.update(event.stage, event.done, event.total, event.unit)
                 if isinstance(event, ResultEvent):
                     has_failed |= isinstance(event.value, LensdError)
                     if export is not None:

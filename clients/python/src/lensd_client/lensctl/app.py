@@ -3,7 +3,6 @@
 Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,8 +114,3 @@ def lensctl(ctx: click.Context, target: str | None, admin_target: str | None, **
 def json_option(function: Callable[..., None]) -> Callable[..., None]:
     """``--json`` for a command."""
     return click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(function)
-
-
-def is_interactive(session: Session) -> bool:
-    """Whether progress can be drawn where it will be seen."""
-    return session.err.is_terminal and sys.stderr.isatty()

@@ -22,7 +22,8 @@ def load(session: Session, name: str, as_json: bool) -> None:
             model = step.model
             if as_json:
                 session.print_json(step)
-            bar.update(step.stage or "loading", 100 * step.fraction, 100, "%")
+            else:
+                bar.update(step.stage or "loading", 100 * step.fraction, 100, "%")
     if model is not None and not as_json:
         _say(session, model)
 

@@ -36,9 +36,13 @@ class Bar:
             count=count.replace("[", r"\["),
             visible=True,
         )
+        self._progress.start()
+
+    def hide(self) -> None:
+        """Clears the line, so that something else can be printed there; the next update shows it again."""
+        self._progress.stop()
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
