@@ -17,7 +17,7 @@ from lensd_server.engine.turn import Turn
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
 from lensd_server.telemetry.collectors import ForeignCollector, ModelCollector, PluginCollector
-from lensd_server.telemetry.logging import configure_logging
+from lensd_server.telemetry.logging import AnalysisLog, configure_logging
 from lensd_server.telemetry.metrics import Metrics
 
 
@@ -38,7 +38,7 @@ def assemble(settings: Settings) -> Engine:
     registry = discover(settings.plugins.allow)
     metrics = Metrics()
     # Metrics first: a plugin's hook must not delay them.
-    observers = Observers(analyses=(metrics, registry), batches=(metrics,), loads=(metrics,))
+    observers = Observers(analyses=(metrics, AnalysisLog(), registry), batches=(metrics,), loads=(metrics,))
     cpu_turn = Turn()
     sources = Sources(list(registry.model_sources().values()))
     residency = Residency(

@@ -1,6 +1,8 @@
 """The ``lensd`` command. What needs torch or gRPC is imported by the command that needs it."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +65,9 @@ def serve(
         "metrics_listen": metrics_listen,
         "state_dir": state_dir,
     }
+    # Until the daemon handles signals itself there is nothing to finish or to clean up.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
     settings = _settings(config, {"server": {k: v for k, v in server.items() if v is not None}}, models)
     from lensd_server.app import serve as run
 

@@ -1,6 +1,7 @@
 """The lensd command, as scripts depend on it."""
 
 import json
+import signal
 import subprocess
 import sys
 import tomllib
@@ -43,6 +44,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
     app.serve = serve
     monkeypatch.setitem(sys.modules, "lensd_server.app", app)
+    # The test run keeps its own handlers.
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     return seen
 
 
@@ -96,6 +99,18 @@ def test_flags_of_serve_reach_the_daemon_and_its_status_the_shell(served: list[S
 def test_without_flags_the_embedded_model_is_served(served: list[Settings]) -> None:
     assert lensd("serve").exit_code == 7
     assert list(served[0].models) == ["smollm2-135m"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start_ends_it_quietly(number: signal.Signals) -> None:
+    code = (
+        "import os, sys, types\nfrom lensd_server.cli import main\n"
+        "app = sys.modules['lensd_server.app'] = types.ModuleType('app')\n"
+        f"app.serve = lambda settings: os.kill(os.getpid(), {number.value}) or 5\n"
+        "main(['serve'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

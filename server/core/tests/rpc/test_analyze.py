@@ -180,6 +180,37 @@ async def test_a_draining_server_lets_the_running_finish_and_nothing_in(
     assert (await call.read()).HasField("completed")
 
 
+async def test_large_requests_and_results_are_worked_on_beside_the_loop(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    from lensd_server.rpc import tables, wire
+
+    threads: dict[str, int] = {}
+
+    def remembered(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def seen(*args: Any, **kwargs: Any) -> Any:
+            threads[name] = threading.get_ident()
+            return call(*args, **kwargs)
+
+        return seen
+
+    monkeypatch.setattr(wire, "from_struct", remembered("params", wire.from_struct))
+    monkeypatch.setattr(tables, "_cuts", remembered("table", tables._cuts))
+    for size, here in ((3, True), (60_000, False)):
+        request = Request(analyzer="a")
+        request.params["s"] = ["x"] * size
+        served.executor.yields("a", Table("t", {"n": list(range(size))}))
+        events = [e async for e in served.analysis.Analyze(request)]
+        assert (
+            sum(len(e.result.table.columns[0].integers.values) for e in events if e.HasField("result"))
+            == size
+        )
+        assert {ident == threading.get_ident() for ident in threads.values()} == {here}
+        assert set(threads) == {"params", "table"}
+
+
 async def test_the_time_to_the_first_result_is_measured(served: Any) -> None:
     served.executor.yields("a", Record("r", {}), Record("s", {}))
     async for _ in served.analysis.Analyze(Request(analyzer="a", model="tiny")):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from lensd_server.telemetry.logging import configure_logging
+from lensd_api.hookspecs import AnalysisRecord
+from lensd_server.telemetry.logging import AnalysisLog, configure_logging
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +73,25 @@ def test_the_level_holds() -> None:
     configure_logging(stream=out, level="warning")
     structlog.get_logger("lensd.test").info("quiet")
     assert out.getvalue() == ""
+
+
+def test_an_analysis_that_ended_is_one_line_with_what_it_took() -> None:
+    out = io.StringIO()
+    configure_logging(stream=out)
+    log = AnalysisLog()
+    log.started(AnalysisRecord("r-1", "dla", "tiny"))
+    log.finished(
+        AnalysisRecord("r-1", "dla", "tiny", outcome="ok", seconds=1.23456, usage={"rows": 3, "queue_s": 0.1})
+    )
+    (line,) = map(json.loads, out.getvalue().splitlines())
+    expected = {
+        "event": "analysis finished",
+        "request_id": "r-1",
+        "analyzer": "dla",
+        "model": "tiny",
+        "outcome": "ok",
+        "seconds": 1.2346,
+        "rows": 3,
+        "queue_s": 0.1,
+    }
+    assert {key: line[key] for key in expected} == expected

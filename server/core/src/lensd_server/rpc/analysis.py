@@ -1,5 +1,6 @@
 """AnalysisService: one analysis a call, or many over one stream."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -10,7 +11,7 @@ from lensd_proto.v1 import analysis_pb2
 from lensd_server.engine.events import Accepted, AnalysisEvent, AnalysisRequest, Executor, Found
 from lensd_server.engine.faults import plugin_failure
 from lensd_server.rpc import wire
-from lensd_server.rpc.convert import EventWriter
+from lensd_server.rpc.convert import EventWriter, takes_long
 from lensd_server.rpc.dispatch import Call
 from lensd_server.rpc.gate import Gate
 from lensd_server.rpc.many import ManyAnalyses
@@ -32,7 +33,9 @@ class AnalysisServicer:
         self, message: analysis_pb2.AnalyzeRequest, call: Call
     ) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
         """Runs one analysis."""
-        request = wire.read_request(message, limits=self._limits, peer=call.peer, call_deadline=call.deadline)
+        request = await wire.read_large(
+            message, limits=self._limits, peer=call.peer, call_deadline=call.deadline
+        )
         async with aclosing(self.respond(request)) as responses:
             async for response in responses:
                 yield response
@@ -76,10 +79,23 @@ class AnalysisServicer:
                     found = True
                     self._metrics.first_result(accepted.analyzer, accepted.model, time.monotonic() - began)
                 try:
-                    for response in writer.messages(event):
+                    async for response in _messages(writer, event):
                         yield response
                 except (InvalidValue, ValueError, TypeError, AttributeError) as error:
                     # Whatever the wire cannot carry is what the analyzer made.
                     raise plugin_failure(
                         error, analyzer=request.analyzer, request_id=request.request_id
                     ) from error
+
+
+async def _messages(
+    writer: EventWriter, event: AnalysisEvent
+) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
+    """The messages of ``event``, made on another thread where making them takes long."""
+    messages = writer.messages(event)
+    if not takes_long(event):
+        for message in messages:
+            yield message
+        return
+    while (message := await asyncio.to_thread(next, messages, None)) is not None:
+        yield message

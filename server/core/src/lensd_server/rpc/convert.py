@@ -19,6 +19,21 @@ from lensd_server.rpc.values import InvalidValue, to_struct
 T = TypeVar("T")
 
 
+#: Rows, nodes and edges from which on making a part takes more than a few milliseconds.
+_LONG = 5000
+
+
+def takes_long(event: AnalysisEvent) -> bool:
+    """Whether turning ``event`` into messages would hold up an event loop."""
+    match event:
+        case Found(Table(columns=columns)):
+            return any(len(column) > _LONG for column in columns.values() if hasattr(column, "__len__"))
+        case Found(Graph(nodes=nodes, edges=edges)):
+            return len(nodes) + len(edges) > _LONG
+        case _:
+            return False
+
+
 class EventWriter:
     """Turns the events of one analysis into its messages. Use one per analysis, in order."""
 

@@ -56,7 +56,7 @@ def service_handler(
     service: ServiceDescriptor, servicer: object, listener: Listener, max_request_bytes: int
 ) -> grpc.GenericRpcHandler:
     """Serves every method of ``service``; one that ``servicer`` lacks is an error at start."""
-    handlers: "dict[str, grpc.RpcMethodHandler[Any, Any]]" = {}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
         bound = _Method(
             path=f"/{service.full_name}/{method.name}",

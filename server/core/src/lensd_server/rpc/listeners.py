@@ -30,6 +30,9 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     server_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 
+#: Calls at once, watches and probes included: only an outer guard, whose refusal has no details.
+_MAX_CALLS = 4096
+
 _OPTIONS: tuple[tuple[str, int], ...] = (
     # On by default: a second server would silently take half of the traffic.
     ("grpc.so_reuseport", 0),
@@ -79,7 +82,7 @@ def build_server(
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """A server that is not listening yet."""
-    server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
+    server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors, maximum_concurrent_rpcs=_MAX_CALLS)
     names = [service.full_name for service in SERVICES]
     server.add_generic_rpc_handlers(
         tuple(

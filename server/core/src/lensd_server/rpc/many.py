@@ -110,7 +110,7 @@ class ManyAnalyses:
 
     async def _start(self, message: analysis_pb2.AnalyzeRequest) -> None:
         try:
-            request = self._admit(message)
+            request = await self._admit(message)
         except LensdError as error:
             await self._outbox.put(_failed(clip(message.request_id, 128), 0, error))
             return
@@ -119,7 +119,7 @@ class ManyAnalyses:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _admit(self, message: analysis_pb2.AnalyzeRequest) -> AnalysisRequest:
+    async def _admit(self, message: analysis_pb2.AnalyzeRequest) -> AnalysisRequest:
         if not message.request_id:
             fault = FieldViolation("request_id", "must be given within AnalyzeMany")
             raise InvalidRequest(f"{fault.field}: {fault.description}", violations=[fault])
@@ -138,7 +138,7 @@ class ManyAnalyses:
                 metadata={"max_analyses_per_stream": str(limit)},
                 retry_after_s=1.0,
             )
-        return wire.read_request(
+        return await wire.read_large(
             message, limits=self._limits, peer=self._call.peer, call_deadline=self._call.deadline
         )
 

@@ -4,9 +4,11 @@ Handlers receive bytes, since generated ones answer malformed messages with UNKN
 class name, and oversize ones without details.
 """
 
+import asyncio
 import re
 import time
 import uuid
+from functools import partial
 from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -19,6 +21,8 @@ from lensd_server.rpc import tensors
 from lensd_server.rpc.values import from_struct
 from lensd_server.settings import NAME_PATTERN, LimitSettings
 
+#: Parameters beyond this take more than a few milliseconds to read.
+_LARGE_BYTES = 64 * 1024
 #: What gRPC itself lets through; the application's own limit is below and says more.
 TRANSPORT_BYTES = 64 * 1024 * 1024
 
@@ -88,6 +92,18 @@ def read_request(
         deadline=_deadline(message, limits, call_deadline),
         peer=peer,
     )
+
+
+async def read_large(
+    message: analysis_pb2.AnalyzeRequest,
+    *,
+    limits: LimitSettings,
+    peer: str = "",
+    call_deadline: float | None = None,
+) -> AnalysisRequest:
+    """:func:`read_request`, on another thread where it would hold up the event loop."""
+    read = partial(read_request, message, limits=limits, peer=peer, call_deadline=call_deadline)
+    return await asyncio.to_thread(read) if message.ByteSize() > _LARGE_BYTES else read()
 
 
 def is_request_id(text: str) -> bool:

@@ -9,6 +9,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from lensd_api.hookspecs import AnalysisRecord
+
 
 def configure_logging(
     *,
@@ -48,3 +50,25 @@ def configure_logging(
     # They report each request or file they touch.
     for chatty in ("httpx", "httpcore", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class AnalysisLog:
+    """Writes one line for each analysis that ended: which, how, and what it took."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("lensd.analyses")
+
+    def started(self, analysis: AnalysisRecord) -> None:
+        """Not worth a line."""
+
+    def finished(self, analysis: AnalysisRecord) -> None:
+        """Identifiers, outcome and numbers; nothing of what was asked."""
+        self._log.info(
+            "analysis finished",
+            request_id=analysis.request_id,
+            analyzer=analysis.analyzer,
+            model=analysis.model,
+            outcome=analysis.outcome,
+            seconds=round(analysis.seconds, 4),
+            **{key: round(value, 4) for key, value in (analysis.usage or {}).items()},
+        )
