@@ -1,0 +1,99 @@
+"""What depends on the device, as far as a CPU can show it."""
+
+import threading
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from lensd_server.engine.device import choose_device, choose_dtype, is_out_of_memory, usable_cores
+from lensd_server.engine.turn import Turn
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+@dataclass(frozen=True, slots=True)
+class Boxed:
+    inner: object
+    label: str
+
+
+def test_fetched_tensors_are_ordinary_and_share_nothing() -> None:
+    device = choose_device("cpu")
+    with torch.inference_mode():
+        whole = torch.arange(10.0)
+        part = whole[2:4]
+    value = {"a": [part, 1], "b": Pair(part, (part, "x")), "c": Boxed(part, "y"), "d": None}
+    fetched = device.fetch(value)
+    for tensor in (fetched["a"][0], fetched["b"].left, fetched["b"].right[0], fetched["c"].inner):
+        assert torch.equal(tensor, part)
+        assert not tensor.is_inference()
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    assert (fetched["a"][1], fetched["b"].right[1], fetched["c"].label, fetched["d"]) == (1, "x", "y", None)
+    assert isinstance(fetched["b"], Pair)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_memory_that_ran_out_is_recognised(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_real_allocation_that_cannot_succeed_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(2**58, dtype=torch.uint8)
+    assert is_out_of_memory(failed.value)
+
+
+def test_full_precision_on_a_cpu_unless_told_otherwise() -> None:
+    device = choose_device("cpu")
+    assert choose_dtype("auto", device) is torch.float32
+    assert choose_dtype("bfloat16", device) is torch.bfloat16
+    assert device.name == "cpu"
+
+
+def test_no_more_threads_than_cores() -> None:
+    assert usable_cores() >= 1
+
+
+def test_a_turn_is_handed_over_in_order_of_asking() -> None:
+    turn, order = Turn(), []
+    asked = [threading.Event() for _ in range(4)]
+
+    def take(number: int) -> None:
+        asked[number].set()
+        with turn:
+            order.append(number)
+
+    threads = []
+    with turn:
+        for number in range(4):
+            thread = threading.Thread(target=take, args=(number,))
+            thread.start()
+            assert asked[number].wait(60)
+            while len(turn._waiting) <= number:
+                pass
+            threads.append(thread)
+    for thread in threads:
+        thread.join(60)
+    assert order == [0, 1, 2, 3]
+
+
+def test_a_turn_is_given_back_after_an_exception() -> None:
+    turn = Turn()
+    with pytest.raises(KeyError):
+        with turn:
+            raise KeyError
+    with turn:
+        pass

@@ -1,0 +1,144 @@
+"""What an analyzer sees of a model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lensd_api import Cancelled, Capture, InvalidRequest, RequirementNotMet, Row, Site
+from lensd_server.engine import logprobs as logprobs_module
+from lensd_server.engine.batcher import Batcher, BatchLimits
+from lensd_server.engine.handle import AsyncHandle, BlockingHandle
+from lensd_server.engine.ticket import Ticket
+
+LOGITS = frozenset({Site.LOGITS})
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def loaded(request: Any, tiny: Any) -> Any:
+    return tiny(request.param)
+
+
+@pytest.fixture
+def batcher(loaded: Any) -> Iterator[Batcher]:
+    made = Batcher("m", loaded.model, loaded.device, BatchLimits(max_tokens=512, worth=100.0))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def handle(loaded: Any, batcher: Batcher) -> BlockingHandle:
+    return BlockingHandle(loaded.card, batcher, Ticket())
+
+
+def full_logits(loaded: Any, tokens: tuple[int, ...]) -> torch.Tensor:
+    with torch.inference_mode():
+        return loaded.model.module(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+
+
+def test_forward_gives_the_models_own_logits(handle: Any, loaded: Any) -> None:
+    rows = [Row((5, 6, 7, 8)), Row((9, 10))]
+    found = handle.forward(rows, Capture(LOGITS, positions="all"))
+    for row, activations in zip(rows, found, strict=True):
+        expected = full_logits(loaded, row.tokens)
+        assert activations.positions == tuple(range(len(row.tokens)))
+        torch.testing.assert_close(activations[Site.LOGITS], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_negative_positions_count_from_the_end(handle: Any, loaded: Any) -> None:
+    (found,) = handle.forward([Row((5, 6, 7))], Capture(LOGITS, positions=(-1, 0)))
+    assert found.positions == (2, 0)
+    expected = full_logits(loaded, (5, 6, 7))[[2, 0]]
+    torch.testing.assert_close(found[Site.LOGITS], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_are_answered_in_ascending_order(handle: Any) -> None:
+    (found,) = handle.forward([Row((5, 6))], Capture(frozenset({Site.BLOCK_OUT}), layers=(2, 0)))
+    assert found.layers == (0, 2)
+    assert found[Site.BLOCK_OUT].shape == (1, 2, 64)
+
+
+def test_attention_is_cut_to_the_rows_own_length(handle: Any) -> None:
+    sites = frozenset({Site.ATTENTION, Site.VALUES})
+    long, short = handle.forward([Row((5, 6, 7, 8, 9)), Row((5, 6))], Capture(sites))
+    assert long[Site.ATTENTION].shape[-1] == 5
+    assert short[Site.ATTENTION].shape[-1] == 2
+    assert short[Site.VALUES].shape[0] == 2
+    torch.testing.assert_close(short[Site.ATTENTION].sum(-1), torch.ones(1, 3, 4))
+
+
+def test_a_masked_span_with_renumbered_positions_is_as_if_removed(handle: Any) -> None:
+    removed = Row((5, 6, 20, 21, 7), attention_mask=(1, 1, 0, 0, 1), position_ids=(0, 1, 1, 1, 2))
+    (masked,), (alone,) = (handle.forward([row], Capture(LOGITS)) for row in (removed, Row((5, 6, 7))))
+    torch.testing.assert_close(masked[Site.LOGITS], alone[Site.LOGITS], rtol=1e-4, atol=1e-5)
+
+
+def test_logprobs_are_those_of_the_full_softmax(handle: Any, loaded: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(logprobs_module, "CHUNK", 3)
+    rows = [Row((5, 6, 7, 8, 9, 10, 11)), Row((3,)), Row((9, 8))]
+    found = handle.logprobs(rows)
+    for row, values in zip(rows, found, strict=True):
+        expected = full_logits(loaded, row.tokens).double().log_softmax(-1)
+        chosen = expected[torch.arange(len(row.tokens) - 1), list(row.tokens[1:])]
+        assert values.dtype == torch.float32
+        torch.testing.assert_close(values.double(), chosen, rtol=1e-5, atol=1e-5)
+
+
+async def test_both_faces_agree(loaded: Any, batcher: Batcher, handle: Any) -> None:
+    awaited = AsyncHandle(loaded.card, batcher, Ticket())
+    row = Row((5, 6, 7))
+    (one,) = await awaited.forward([row], Capture(LOGITS))
+    (other,) = handle.forward([row], Capture(LOGITS))
+    assert torch.equal(one[Site.LOGITS], other[Site.LOGITS])
+    assert torch.equal((await awaited.logprobs([row]))[0], handle.logprobs([row])[0])
+
+
+def test_no_rows_give_no_values(handle: Any) -> None:
+    assert handle.forward([], Capture(LOGITS)) == []
+    assert handle.logprobs([]) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (Row(()), "no token"),
+        (Row((5,) * 200), "context"),
+        (Row((5, -1)), "token ids"),
+        (Row((5, 100_000)), "token ids"),
+        (Row((5, 6), attention_mask=(1,)), "attention_mask"),
+        (Row((5, 6), attention_mask=(1, 2)), "attention_mask"),
+        (Row((5, 6), position_ids=(0, 1, 2)), "position_ids"),
+        (Row((5, 6), position_ids=(0, 5000)), "position_ids"),
+    ],
+)
+def test_a_wrong_row_is_refused_before_it_is_queued(handle: Any, row: Row, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        handle.forward([row], Capture(LOGITS))
+
+
+@pytest.mark.parametrize(
+    "capture",
+    [
+        Capture(LOGITS, positions=(3,)),
+        Capture(LOGITS, positions=(-4,)),
+        Capture(frozenset({Site.BLOCK_OUT}), layers=(3,)),
+        Capture(frozenset({Site.BLOCK_OUT}), layers=(-1,)),
+    ],
+)
+def test_a_position_or_layer_that_does_not_exist_is_refused(handle: Any, capture: Any) -> None:
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        handle.forward([Row((5, 6, 7))], capture)
+
+
+def test_a_site_that_the_model_lacks_is_refused(handle: Any) -> None:
+    with pytest.raises(RequirementNotMet):
+        handle.forward([Row((5,))], Capture(frozenset({Site.EXPERT_WRITES})))
+
+
+def test_a_cancelled_ticket_runs_nothing(loaded: Any, batcher: Batcher) -> None:
+    ticket = Ticket()
+    ticket.cancel()
+    with pytest.raises(Cancelled):
+        BlockingHandle(loaded.card, batcher, ticket).forward([Row((5,))], Capture(LOGITS))
+    assert ticket.usage.rows == 0

