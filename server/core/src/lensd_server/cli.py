@@ -84,6 +84,7 @@ def doctor(config: Path | None, fix: bool) -> None:
     from lensd_server.doctor import Verdict, examine, mend
     from lensd_server.reports import print_findings
 
+    _quiet()
     settings = _settings(config, {}, ())
     console = Console(highlight=False)
     findings = list(examine(settings))
@@ -102,6 +103,7 @@ def plugins(config: Path | None, as_json: bool) -> None:
     """Lists installed plugins, the analyzers they offer, and why one does not work."""
     from lensd_server.plugins import discover
 
+    _quiet()
     records = discover(_settings(config, {}, ()).plugins.allow).plugins()
     if as_json:
         from dataclasses import asdict
@@ -136,6 +138,13 @@ def new_plugin(name: str, parent: Path) -> None:
     click.echo(
         f"wrote {folder}; next:\n  pip install -e '{folder}[test]'\n  pytest {folder}\n  lensd plugins"
     )
+
+
+def _quiet() -> None:
+    """What is drawn or printed says all there is to say; logs would spoil standard output."""
+    from lensd_server.telemetry.logging import configure_logging
+
+    configure_logging(level="critical")
 
 
 def _settings(config: Path | None, flags: dict[str, Any], models: Sequence[str]) -> Settings:

@@ -1,65 +1,31 @@
-"""Finds plugins, keeps broken ones from doing harm, and knows which analyzer answers to what.
-
-Entry points of group ``lensd`` are loaded one by one, each into a plugin manager of its own:
-whatever one of them does while it is imported or asked, the others and the server go on.
-"""
+"""The installed plugins: which analyzer answers to what, and who observes."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from importlib import metadata
 from typing import Any, TypeVar, cast
 
-import pluggy
 import structlog
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from lensd_api import __version__ as api_version
-from lensd_api import hookspecs
-from lensd_api.analyzer import Analyzer, find_flaw
 from lensd_api.errors import UnknownAnalyzer
-from lensd_api.hookspecs import PROJECT, AnalysisRecord, ModelSource
+from lensd_api.hookspecs import AnalysisRecord, ModelSource
 from lensd_server.engine.events import RegisteredAnalyzer
+from lensd_server.plugin_loading import (
+    MAX_PROBLEM,
+    LoadedPlugin,
+    PluginRecord,
+    PluginStatus,
+    flatten,
+    installed,
+    load,
+)
+
+__all__ = ["AnalyzerRegistry", "LoadedPlugin", "PluginRecord", "PluginStatus", "discover"]
 
 T = TypeVar("T")
 
 _log = structlog.get_logger("lensd.plugins")
-_API = canonicalize_name("lensd-api")
-#: Of a problem text; a plugin's exception may hold anything.
-_MAX_PROBLEM = 500
-
-
-class PluginStatus(StrEnum):
-    """What became of an installed plugin."""
-
-    ACTIVE = "active"
-    BROKEN = "broken"
-    DISABLED = "disabled"
-
-
-@dataclass(frozen=True, slots=True)
-class PluginRecord:
-    """An installed plugin as an operator sees it. ``analyzers`` are the names it answers to."""
-
-    name: str
-    distribution: str
-    version: str
-    status: PluginStatus
-    problem: str = ""
-    analyzers: tuple[str, ...] = ()
-
-
-class PluginFlaw(Exception):
-    """Why a plugin cannot be used, in a sentence for the operator."""
-
-
-@dataclass(slots=True)
-class _Loaded:
-    record: PluginRecord
-    hooks: pluggy.HookRelay | None = None
-    analyzers: tuple[Analyzer, ...] = ()
 
 
 @dataclass(slots=True)
@@ -69,7 +35,7 @@ class AnalyzerRegistry:
     ``errors`` counts what plugins' hooks raised, by distribution.
     """
 
-    _loaded: list[_Loaded] = field(default_factory=list[_Loaded])
+    _loaded: list[LoadedPlugin] = field(default_factory=list[LoadedPlugin])
     _answers: dict[str, RegisteredAnalyzer] = field(default_factory=dict[str, RegisteredAnalyzer])
     errors: dict[str, int] = field(default_factory=dict[str, int])
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -103,7 +69,7 @@ class AnalyzerRegistry:
     def model_sources(self) -> dict[str, ModelSource]:
         """Sources of models that plugins add, by URI scheme; the first plugin by name wins."""
         sources: dict[str, ModelSource] = {}
-        for loaded, offered in self._ask(lambda hooks: _flatten(hooks.lensd_model_sources())):
+        for loaded, offered in self._ask(lambda hooks: flatten(hooks.lensd_model_sources())):
             for source in offered:
                 try:
                     sources.setdefault(str(source.scheme), cast("ModelSource", source))
@@ -115,7 +81,7 @@ class AnalyzerRegistry:
         """Prometheus collectors that plugins add, each with its distribution."""
         return [
             (loaded.record.distribution, collector)
-            for loaded, offered in self._ask(lambda hooks: _flatten(hooks.lensd_metrics()))
+            for loaded, offered in self._ask(lambda hooks: flatten(hooks.lensd_metrics()))
             for collector in offered
         ]
 
@@ -131,7 +97,7 @@ class AnalyzerRegistry:
         for _ in self._ask(call):
             pass
 
-    def _ask(self, call: Callable[[Any], T]) -> Iterator[tuple[_Loaded, T]]:
+    def _ask(self, call: Callable[[Any], T]) -> Iterator[tuple[LoadedPlugin, T]]:
         for loaded in self._loaded:
             if loaded.hooks is None:
                 continue
@@ -142,7 +108,7 @@ class AnalyzerRegistry:
             else:
                 yield loaded, answer
 
-    def _count(self, loaded: _Loaded, hook: str, error: Exception) -> None:
+    def _count(self, loaded: LoadedPlugin, hook: str, error: Exception) -> None:
         distribution = loaded.record.distribution
         with self._lock:
             self.errors[distribution] = self.errors.get(distribution, 0) + 1
@@ -152,128 +118,12 @@ class AnalyzerRegistry:
 def discover(allow: Sequence[str] | None = None) -> AnalyzerRegistry:
     """Loads the installed plugins. ``allow`` names the distributions that may be imported."""
     allowed = None if allow is None else {canonicalize_name(name) for name in allow}
-    loaded = [_load(distribution, entry, allowed) for distribution, entry in _entry_points()]
+    loaded = [load(distribution, entry, allowed) for distribution, entry in installed()]
     return _register(sorted(loaded, key=lambda one: (one.record.distribution, one.record.name)))
 
 
-def _entry_points() -> Iterator[tuple[metadata.Distribution, metadata.EntryPoint | PluginFlaw]]:
-    seen: set[str] = set()
-    for distribution in metadata.distributions():
-        try:
-            name = canonicalize_name(distribution.metadata["Name"])
-        except Exception:  # a folder that only looks like an installed distribution
-            continue
-        if name in seen:
-            continue
-        # As Python does it, the first on the path hides those behind it.
-        seen.add(name)
-        try:
-            entries = list(distribution.entry_points)
-        except Exception as error:  # somebody's malformed metadata
-            if f"[{PROJECT}]" in (distribution.read_text("entry_points.txt") or ""):
-                yield distribution, PluginFlaw(f"its entry_points.txt cannot be read: {_summary(error)}")
-            continue
-        yield from ((distribution, entry) for entry in entries if entry.group == PROJECT)
-
-
-def _load(
-    distribution: metadata.Distribution,
-    entry: metadata.EntryPoint | PluginFlaw,
-    allowed: set[Any] | None,
-) -> _Loaded:
-    record = PluginRecord(
-        name="" if isinstance(entry, PluginFlaw) else entry.name,
-        distribution=distribution.metadata["Name"],
-        version=distribution.metadata["Version"] or "",
-        status=PluginStatus.ACTIVE,
-    )
-    if allowed is not None and canonicalize_name(record.distribution) not in allowed:
-        problem = "not in the configuration's allow-list ([plugins] allow)"
-        return _Loaded(replace(record, status=PluginStatus.DISABLED, problem=problem))
-    try:
-        if isinstance(entry, PluginFlaw):
-            raise entry
-        _check_api_version(distribution.requires or ())
-        manager = _manage(_imported(entry))
-        analyzers = _offered(manager.hook)
-        return _Loaded(record, manager.hook, analyzers)
-    except PluginFlaw as flaw:
-        problem = str(flaw)[:_MAX_PROBLEM]
-        _log.warning(
-            "plugin is broken", plugin=record.name, distribution=record.distribution, problem=problem
-        )
-        return _Loaded(replace(record, status=PluginStatus.BROKEN, problem=problem))
-
-
-def _check_api_version(requires: Iterable[str]) -> None:
-    for line in requires:
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue
-        if canonicalize_name(requirement.name) != _API or (
-            requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
-        ):
-            continue
-        if not requirement.specifier.contains(api_version, prereleases=True):
-            raise PluginFlaw(
-                f"it requires lensd-api{requirement.specifier}, but {api_version} is installed: "
-                "install a version of the plugin that was made for this one"
-            )
-
-
-def _imported(entry: metadata.EntryPoint) -> object:
-    try:
-        return entry.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the plugin's code, which may even call sys.exit
-        raise PluginFlaw(f"importing {entry.value} failed: {_summary(error)}") from error
-
-
-def _manage(plugin: object) -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
-    try:
-        manager.register(plugin)
-        manager.check_pending()
-    except Exception as error:  # pluggy's verdict on the plugin, or the plugin's attributes
-        raise PluginFlaw(f"its hooks are wrong: {_summary(error)}") from error
-    if not manager.get_hookcallers(plugin):
-        raise PluginFlaw("it implements no hook: decorate at least lensd_analyzers with lensd_api.hookimpl")
-    return manager
-
-
-def _offered(hooks: Any) -> tuple[Analyzer, ...]:
-    try:
-        answers = hooks.lensd_analyzers()
-        analyzers = tuple(_flatten(answers))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the plugin's code
-        raise PluginFlaw(f"lensd_analyzers failed: {_summary(error)}") from error
-    for analyzer in analyzers:
-        flaw = find_flaw(analyzer)
-        if flaw is not None:
-            raise PluginFlaw(flaw.problem)
-        _check_described(analyzer)
-    names = [analyzer.name for analyzer in analyzers]
-    if len(set(names)) < len(names):
-        raise PluginFlaw(f"it offers one analyzer name twice: {', '.join(sorted(names))}")
-    return analyzers
-
-
-def _check_described(analyzer: Analyzer) -> None:
-    """What callers are shown of it must be there before a caller asks."""
-    try:
-        analyzer.Params.model_json_schema()
-        analyzer.requirements(None)
-    except Exception as error:  # the plugin's code
-        raise PluginFlaw(f"analyzer {analyzer.name} cannot be described: {_summary(error)}") from error
-
-
-def _register(loaded: list[_Loaded]) -> AnalyzerRegistry:
-    offers: dict[str, list[_Loaded]] = {}
+def _register(loaded: list[LoadedPlugin]) -> AnalyzerRegistry:
+    offers: dict[str, list[LoadedPlugin]] = {}
     for one in loaded:
         for analyzer in one.analyzers:
             offers.setdefault(analyzer.name, []).append(one)
@@ -299,21 +149,6 @@ def _register(loaded: list[_Loaded]) -> AnalyzerRegistry:
                 answers[analyzer.name] = RegisteredAnalyzer(analyzer, analyzer.name, *origin)
                 names.append(analyzer.name)
         if one.record.status is PluginStatus.ACTIVE:
-            problem = "; ".join(problems)[:_MAX_PROBLEM]
+            problem = "; ".join(problems)[:MAX_PROBLEM]
             one.record = replace(one.record, analyzers=tuple(names), problem=problem)
     return AnalyzerRegistry(loaded, answers)
-
-
-def _flatten(answers: Any) -> list[Any]:
-    """The hooks' answers as one list; an answer that is no sequence is one flaw."""
-    flat: list[Any] = []
-    for answer in cast("list[object]", answers):
-        if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Iterable):
-            raise TypeError(f"a hook returned a {type(answer).__name__}, not a list")
-        flat.extend(cast("Iterable[Any]", answer))
-    return flat
-
-
-def _summary(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,18 +1,21 @@
 """The lensd command, as scripts depend on it."""
 
 import json
+import logging
 import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from lensd_server import __version__, cli, plugins
-from lensd_server.plugins import AnalyzerRegistry, PluginRecord, PluginStatus, _Loaded
+from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.settings import Settings
 
 
@@ -139,8 +142,19 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         PluginRecord("dla", "lensd-dla", "0.1.0", PluginStatus.ACTIVE, analyzers=("dla",)),
         PluginRecord("bad", "lensd-bad", "9", PluginStatus.BROKEN, "importing bad failed: [Errno 2] gone"),
     ]
-    registry = AnalyzerRegistry([_Loaded(record) for record in records])
+    registry = AnalyzerRegistry([LoadedPlugin(record) for record in records])
     monkeypatch.setattr(plugins, "discover", lambda allow=None: registry)
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """The command sets up logging process-wide."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.mark.usefixtures("installed")
@@ -162,6 +176,26 @@ def test_plugins_are_printed_as_json() -> None:
         "problem": "importing bad failed: [Errno 2] gone",
         "analyzers": [],
     }
+
+
+def test_a_broken_plugin_does_not_spoil_the_json(tmp_path: Path) -> None:
+    import os
+
+    info = tmp_path / "site" / "shaky-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shaky\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lensd]\nshaky = shaky_module_that_is_not_there\n")
+    Path("lensd.toml").write_text('[plugins]\nallow = ["shaky"]\n')
+    done = subprocess.run(
+        [sys.executable, "-c", "from lensd_server.cli import main; main(['plugins', '--json'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )
+    found = {plugin["distribution"]: plugin for plugin in json.loads(done.stdout)["plugins"]}
+    assert found["shaky"]["status"] == "broken"
+    assert done.stderr == ""
 
 
 def test_a_new_plugin_is_a_whole_package_with_its_own_names() -> None:

@@ -1,5 +1,6 @@
 """The doctor finds what is wrong and says how to mend it."""
 
+import logging
 import socket
 from collections.abc import Iterator
 from importlib import metadata, util
@@ -7,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from click.testing import CliRunner
 
 from lensd_server import cli, doctor
 from lensd_server.doctor import INSTALL_EMBEDDED, Finding, Verdict, examine, mend
-from lensd_server.plugins import AnalyzerRegistry, PluginRecord, PluginStatus, _Loaded
+from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.settings import Settings
 
 
@@ -21,10 +23,21 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[PluginRecord]:
     records = [PluginRecord("dla", "lensd-dla", "1", PluginStatus.ACTIVE, analyzers=("dla",))]
 
     def discover(allow: Any = None) -> AnalyzerRegistry:
-        return AnalyzerRegistry([_Loaded(record) for record in records])
+        return AnalyzerRegistry([LoadedPlugin(record) for record in records])
 
     monkeypatch.setattr(doctor, "discover", discover)
     return records
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """The command sets up logging process-wide."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture

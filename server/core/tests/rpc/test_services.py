@@ -52,9 +52,9 @@ def anatomy(*layers: LayerAnatomy) -> Anatomy:
 def install(registry: AnalyzerRegistry, analyzer: Analyzer, *plugins: PluginRecord) -> None:
     registered = RegisteredAnalyzer(analyzer, analyzer.name, "dist", "1.2")
     registry._answers.update({analyzer.name: registered})
-    from lensd_server.plugins import _Loaded
+    from lensd_server.plugins import LoadedPlugin
 
-    registry._loaded.extend(_Loaded(record) for record in plugins)
+    registry._loaded.extend(LoadedPlugin(record) for record in plugins)
 
 
 async def test_models_are_listed_by_name_and_described_with_their_anatomy(served: Any) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from lensd_api.hookspecs import AnalysisRecord
 from lensd_server.engine.events import ModelState, ModelStatus
 from lensd_server.engine.observers import BatchRecord
-from lensd_server.plugins import AnalyzerRegistry, PluginRecord, PluginStatus, _Loaded
+from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.telemetry.collectors import ForeignCollector, ModelCollector, PluginCollector
 from lensd_server.telemetry.metrics import Metrics
 
@@ -61,7 +61,7 @@ USAGE = {"queue_s": 0.1, "forward_s": 0.2, "compute_s": 0.3, "shared_rows": 4}
 def metrics() -> Metrics:
     """Metrics of a daemon with one model and one plugin, after one of everything."""
     metrics = Metrics()
-    registry = AnalyzerRegistry([_Loaded(PluginRecord("dla", "lensd-dla", "1", PluginStatus.ACTIVE))])
+    registry = AnalyzerRegistry([LoadedPlugin(PluginRecord("dla", "lensd-dla", "1", PluginStatus.ACTIVE))])
     status = ModelStatus("tiny", "dir:/t", ModelState.RESIDENT, resident_bytes=9, leases=2)
     metrics.registry.register(ModelCollector(lambda: [status]))
     metrics.registry.register(PluginCollector(registry))
