@@ -1,12 +1,15 @@
 """Connections: where a token may go, which settings make sense, what the channel is told."""
 
+import contextlib
 import json
+import socket
+import threading
 from pathlib import Path
 
 import grpc
 import pytest
 
-from lensd_client import SERVICE_CONFIG, Client
+from lensd_client import SERVICE_CONFIG, Client, ServerUnavailable
 from lensd_client.channels import Connection, is_loopback
 
 
@@ -66,3 +69,23 @@ def test_receive_limits_are_those_of_grpc_and_loopback_needs_no_proxy() -> None:
     assert "grpc.max_receive_message_length" not in options
     assert options["grpc.enable_http_proxy"] == 0
     assert "grpc.enable_http_proxy" not in dict(Connection("example.org:1")._options())
+
+
+def test_a_peer_that_hangs_up_at_once_may_want_tls() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def hang_up() -> None:
+            # Ends when the listener is closed.
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with Client(target, timeout_s=20) as lens, pytest.raises(ServerUnavailable) as caught:
+            lens.models()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert f"{target} hangs up" in caught.value.message
+    assert "TLS" in caught.value.message

@@ -73,7 +73,7 @@ def test_bars_show_the_largest_first(contributions: L.Table) -> None:
     widths = [bar.get_width() for bar in ax.patches]
     assert widths == [-6.5, 6.5, -5.5]
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == ["layer 0 head index 0", "layer 1 mlp index 0", "layer 0 head index 1"]
+    assert labels == ["layer 0 head 0", "layer 1 mlp 0", "layer 0 head 1"]
     assert ax.get_xlabel() == "logit"
     assert "3 largest of 14" in ax.get_title()
 

@@ -115,7 +115,10 @@ def _pushback(trailing: dict[str, str | bytes]) -> float | None:
 
 def _unreachable(target: str, details: str) -> str:
     lowered = details.lower()
-    if "socket closed" in lowered or "connection reset" in lowered or "goaway" in lowered:
+    broke = any(word in lowered for word in ("socket closed", "connection reset", "goaway"))
+    if "failed to connect" in lowered and broke:
+        return f"{target} hangs up: is it a lensd server, and does it want TLS (`ca` or `tls`)?"
+    if broke:
         return f"the connection to {target} broke: {details}; is the server still up?"
     if any(word in lowered for word in ("ssl", "tls", "handshake", "certificate", "tsi")):
         return f"no TLS connection to {target}: {details}; check `ca`, `cert` and `key`, or whether it speaks TLS"

@@ -172,7 +172,8 @@ def _row_labels(table: Table, value: str, shown: list[int]) -> list[str]:
         cells = [table[name].tolist()[i] for i in shown]
         if len(set(cells)) == 1 and len(shown) > 1:
             continue
-        is_text = table[name].dtype.kind == "O"
+        # "head 3" says it: an index belongs to the text before it.
+        is_text = table[name].dtype.kind == "O" or name == "index"
         said.append(["" if cell is None else _plain(cell) if is_text else f"{name} {cell}" for cell in cells])
     return [" ".join(filter(None, parts)) for parts in zip(*said, strict=True)] or [str(i) for i in shown]
 
