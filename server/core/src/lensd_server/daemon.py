@@ -28,7 +28,7 @@ from lensd_server.rpc.model_service import ModelServicer
 from lensd_server.rpc.ports import Analyses, Artifacts, Models
 from lensd_server.rpc.scope import Listener
 from lensd_server.rpc.server_service import ServerFacts, ServerServicer
-from lensd_server.settings import Settings, is_loopback
+from lensd_server.settings import EMBEDDED_SOURCE, Settings, is_loopback
 from lensd_server.telemetry.http import MetricsServer, Pulse
 from lensd_server.telemetry.interceptor import MetricsInterceptor
 from lensd_server.telemetry.metrics import Metrics
@@ -170,7 +170,10 @@ class Daemon:
                     async for step in steps:
                         _log.debug("loading model", model=name, stage=step.stage, fraction=step.fraction)
             except LensdError as error:
-                raise StartFailed(f"model {name} could not be loaded: {error.message}") from error
+                mend = ""
+                if self._settings.models[name].source == EMBEDDED_SOURCE:
+                    mend = "; `lensd doctor --fix` installs what the embedded model needs"
+                raise StartFailed(f"model {name} could not be loaded: {error.message}{mend}") from error
             status = self._engine.models.status(name)
             if status.state is not ModelState.RESIDENT:
                 raise StartFailed(f"model {name} could not be loaded: {status.problem or status.state}")

