@@ -150,7 +150,9 @@ def _port(key: str, address: str) -> Finding:
 def _plugins(settings: Settings) -> Iterator[Finding]:
     records = discover(settings.plugins.allow).plugins()
     if not records:
-        yield Finding("plugins", Verdict.NOTE, "none is installed", "pip install lensd brings the first-party ones")
+        yield Finding(
+            "plugins", Verdict.NOTE, "none is installed", "pip install lensd brings the first-party ones"
+        )
     for record in records:
         what = f"plugin {record.distribution} {record.version}"
         if record.status is PluginStatus.BROKEN:
