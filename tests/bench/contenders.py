@@ -92,7 +92,11 @@ class Engine:
         loader = Loader(settings.server.cache_dir, cpu_turn=turn)
         self._residency = Residency(models, loader, settings.limits)
         self._executor = LocalExecutor(
-            discover(), self._residency, settings.limits, artifacts=DiskArtifacts(settings.server.state_dir), cpu_turn=turn
+            discover(),
+            self._residency,
+            settings.limits,
+            artifacts=DiskArtifacts(settings.server.state_dir),
+            cpu_turn=turn,
         )
         self._wait(self._load())
 

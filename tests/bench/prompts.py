@@ -3,11 +3,11 @@
 import random
 from collections.abc import Iterator
 
-#: Each is one token of SmolLM2 with its leading space, so that all prompts have the same length.
+#: Each is one token of SmolLM2, with a leading space and without: all prompts have the same length.
 _WORDS = (
     "time people water house school money music paper river world light story night table horse field "
-    "garden winter summer doctor letter market window father mother brother sister teacher country city "
-    "street church island forest mountain ocean bridge train flower animal bird fish bread milk sugar "
+    "winter summer doctor letter market window father mother brother teacher country city "
+    "street church forest ocean bridge train flower animal bird fish bread milk sugar "
     "green black white small large young early quick strong open cold warm deep high long short heavy"
 )
 

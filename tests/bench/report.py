@@ -35,6 +35,8 @@ class Report:
 def print_report(report: Report) -> None:
     """Prints tables, then the targets."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 110  # a file or a pipe
     console.print(f"SmolLM2-135M, prompts of {report.tokens} tokens, unit=head; {report.machine}")
     console.print(_latency_table(report.latency))
     console.print(_throughput_table(report.throughput))
