@@ -19,7 +19,14 @@ from lensd_api import (
 )
 from lensd_dla.items import Item, RefusedItem, read_items
 from lensd_dla.params import DlaParams
-from lensd_dla.plan import Part, degradations, group_positions, plan_parts, position_bytes
+from lensd_dla.plan import (
+    CAPTURE_BUDGET_BYTES,
+    Part,
+    degradations,
+    group_positions,
+    plan_parts,
+    position_bytes,
+)
 from lensd_dla.readout import ReadOut, resolve_readout
 from lensd_dla.report import ItemReport
 from lensd_dla.run import Group, in_order
@@ -93,7 +100,8 @@ class Dla(Analyzer):
         parts = plan_parts(params, card.anatomy, max(len(item.tokens) for item in items))
         groups = _groups(items, parts, card)
         tokens = len(parts) * sum(len(group.item.tokens) for group in groups)
-        return Cost(tokens=tokens, bytes=max(group.size_bytes for group in groups))
+        sizes = [group.size_bytes for group in groups]
+        return Cost(tokens=tokens, bytes=max(*sizes, min(sum(sizes), CAPTURE_BUDGET_BYTES)))
 
     async def analyze(self, params: DlaParams, ctx: Context) -> AsyncIterator[Result]:
         """Yields each item's rows as they come, then its other results."""
@@ -130,6 +138,8 @@ class Dla(Analyzer):
             async for group, task in finished:
                 item, done = group.item, done + len(group.positions)
                 if item is failed:
+                    if not task.cancelled():
+                        task.exception()  # looked at, or asyncio reports it as forgotten
                     continue
                 if report is None or report.item is not item:
                     report = ItemReport(item, read_out, params, ctx.model)
