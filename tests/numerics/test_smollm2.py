@@ -11,8 +11,9 @@ from lensd_server.engine.conversion import ConversionCache
 from lensd_server.engine.digests import Digests
 from lensd_server.engine.sources import Sources
 from lensd_server.settings import EMBEDDED_SOURCE, Settings
+from tests.numerics.architectures import NAMES
 from tests.numerics.direct import DirectModel, answer
-from tests.numerics.oracle import NAMES, Oracle
+from tests.numerics.oracle import Oracle
 
 pytestmark = pytest.mark.weights
 
