@@ -22,7 +22,7 @@ from lensd_api import (
     UnknownModel,
 )
 from lensd_server.engine.admission import choose_model, require
-from lensd_server.engine.channel import Channel, Ended
+from lensd_server.engine.channel import Channel
 from lensd_server.engine.compute import ComputeThread
 from lensd_server.engine.drive import Driver
 from lensd_server.engine.events import (
@@ -105,8 +105,9 @@ class LocalExecutor:
         analysis = self._begin(request)
         channel, ticket = analysis.channel, analysis.ticket
         last: Progress | None = None
+        over = False
         try:
-            while True:
+            while not over:
                 event = await channel.next(self._patience(ticket))
                 if event is None:
                     if ticket.expired():
@@ -118,13 +119,15 @@ class LocalExecutor:
                     last = Progress(stage="running", done=0.0, total=0.0, unit="")
                 elif isinstance(event, Progress):
                     last = event
+                over = isinstance(event, Completed)
                 yield event
-                if isinstance(event, Completed):
-                    return
-        except Ended:
-            return
+        except LensdError:
+            over = True
+            raise
         finally:
-            ticket.cancel()  # without effect on one that is over
+            if not over:
+                ticket.cancel()
+            ticket.retire()
             channel.close()
 
     def running(self) -> list[RunningAnalysis]:

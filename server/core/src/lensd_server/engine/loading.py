@@ -1,7 +1,6 @@
 """From a source to a verified, warm model on its device. Runs on a loading thread."""
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from lensd_api import LoadFailed, Site
-from lensd_server.engine.batch import PreparedRow, group_rows, pad
-from lensd_server.engine.capture import run_batch
+from lensd_api import LoadFailed
 from lensd_server.engine.conversion import ConversionCache
 from lensd_server.engine.device import Device, choose_device, choose_dtype, dtype_name, set_cpu_threads
 from lensd_server.engine.digests import Digests
 from lensd_server.engine.handle import Card
 from lensd_server.engine.inspect import InspectedModel, inspect_model
+from lensd_server.engine.price import Prices
 from lensd_server.engine.sources import ALLOWED, Sources
 from lensd_server.engine.tokens import Tokens
 from lensd_server.engine.turn import Turn
@@ -27,9 +25,6 @@ from lensd_server.settings import ModelSettings
 
 #: Called with a stage and the share of the whole load that is done when it begins.
 Report = Callable[[str, float], None]
-
-#: Lengths of the rows by which the price of a forward is measured at warm-up.
-_SHORT, _LONG = 8, 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,7 @@ class LoadedModel:
 
 
 class Loader:
-    """Loads models; ``cache`` holds conversions and digests."""
+    """Loads models; ``cache`` holds conversions, digests and measured prices."""
 
     def __init__(
         self,
@@ -59,6 +54,7 @@ class Loader:
         self._sources = sources or Sources()
         self._digests = Digests(cache / "digests")
         self._conversions = conversions or ConversionCache(cache / "converted", self._digests)
+        self._prices = Prices(cache / "prices")
         self._cpu_turn = cpu_turn or Turn()
 
     def load(self, name: str, settings: ModelSettings, report: Report) -> LoadedModel:
@@ -78,7 +74,7 @@ class Loader:
         with ThreadPoolExecutor(1, "lensd-tokenizer") as aside:
             tokenizer = aside.submit(read_tokenizer, path)
             module = read_weights(path, device, settings.dtype)
-            return prepare(name, revision, module, tokenizer.result, device, report)
+            return prepare(name, revision, module, tokenizer.result, device, report, self._prices)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -126,6 +122,7 @@ def prepare(
     tokenizer: Callable[[], PreTrainedTokenizerBase],
     device: Device,
     report: Report,
+    prices: Prices | None = None,
 ) -> LoadedModel:
     """Verifies, warms up and measures a module that is on its device; ``tokenizer`` may block."""
     module.eval()
@@ -135,7 +132,7 @@ def prepare(
         device.synchronize()
         model = inspect_model(module)
         report("warm up", 0.9)
-        worth = measure_worth(model, device)
+        worth = (prices or Prices()).worth(model, device, revision)
     card = Card(
         name=name,
         revision=revision,
@@ -153,25 +150,6 @@ def prepare(
     )
 
 
-def measure_worth(model: InspectedModel, device: Device) -> float:
-    """Warms ``model`` up and measures how many tokens of padding cost as much as one forward.
-
-    Time is nearly ``fixed + slope * tokens``; the answer is ``fixed / slope``, within bounds, since
-    two forwards on a busy machine may say anything.
-    """
-    short = min(_SHORT, model.anatomy.context_length)
-    long = min(_LONG, model.anatomy.context_length)
-    if not device.is_cpu:
-        # Verification ran only short rows: let kernels for long ones be chosen before they are timed.
-        _forward(model, device, long)
-    quick, slow = _forward(model, device, short), _forward(model, device, long)
-    least, most = 8.0, device.batch_tokens / 4
-    if long == short or slow <= quick:
-        return most
-    slope = (slow - quick) / (long - short)
-    return min(most, max(least, (quick - slope * short) / slope))
-
-
 def occupied_bytes(module: PreTrainedModel) -> int:
     """Bytes of all parameters and buffers, tied ones once."""
     storages = {
@@ -179,20 +157,3 @@ def occupied_bytes(module: PreTrainedModel) -> int:
         for tensor in (*module.parameters(), *module.buffers())
     }
     return sum(storages.values())
-
-
-def _forward(model: InspectedModel, device: Device, length: int) -> float:
-    row = PreparedRow(tokens=tuple([0] * length), positions=(length - 1,))
-    inputs = pad([row])
-    groups = group_rows([row], [(frozenset({Site.FINAL_RESIDUAL}), (), None)])
-    started = time.perf_counter()
-    run_batch(
-        model,
-        device.put(inputs.input_ids),
-        device.put(inputs.attention_mask),
-        None,
-        inputs.lengths,
-        groups,
-    )
-    device.synchronize()
-    return time.perf_counter() - started

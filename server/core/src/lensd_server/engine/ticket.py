@@ -70,6 +70,11 @@ class Ticket:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
+    def retire(self) -> None:
+        """The analysis is over or given up: nobody is to be told any more."""
+        with self._lock:
+            self._callbacks = []
+
     def _end(self, make: Callable[[], Cancelled | DeadlineExceeded]) -> bool:
         with self._lock:
             if self._error is not None:
