@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +100,32 @@ def test_the_demo_runs_every_example_and_stops() -> None:
     errors = [float(e) for e in re.findall(r"completeness error (\S+?);", done.stdout)]
     assert errors, "no check was shown"
     assert max(errors) <= 1e-4
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_interrupting_the_demo_stops_the_daemon() -> None:
+    command = [sys.executable, "-u", "-m", "lensd_client.demo"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        ready = next(line for line in demo.stdout if line.startswith("lensd ready"))
+        demo.send_signal(signal.SIGINT)
+        said = demo.stdout.read()
+        assert demo.wait(60) == 130
+    assert "stopped, and the daemon with it" in said
+    host, _, port = ready.split("grpc=")[1].split()[0].rpartition(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), timeout=5)
+
+
+@pytest.mark.slow
+def test_the_demo_says_why_the_daemon_does_not_start() -> None:
+    environment = {**os.environ, "LENSD_LIMITS__MAX_ANALYSES": "many"}
+    command = [sys.executable, "-m", "lensd_client.demo"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "demo failed: lensd ended" in done.stdout
+    assert "limits.max_analyses" in done.stdout
 
 
 @pytest.mark.weights
