@@ -18,15 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensd_client import Client
 from lensd_server.engine.artifacts import DiskArtifacts
-from lensd_server.engine.conversion import ConversionCache
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import set_cpu_threads
-from lensd_server.engine.digests import Digests
 from lensd_server.engine.events import AnalysisRequest, Found
 from lensd_server.engine.executor import LocalExecutor
-from lensd_server.engine.loading import Loader
-from lensd_server.engine.residency import Residency
-from lensd_server.engine.sources import Sources
-from lensd_server.engine.turn import Turn
+from lensd_server.engine.models.conversion import ConversionCache
+from lensd_server.engine.models.digests import Digests
+from lensd_server.engine.models.loading import Loader
+from lensd_server.engine.models.residency import Residency
+from lensd_server.engine.models.sources import Sources
 from lensd_server.plugins import discover
 from lensd_server.settings import EMBEDDED_NAME, EMBEDDED_SOURCE, ModelSettings, Settings
 

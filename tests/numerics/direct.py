@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensd_api import Analyzer, Anatomy, Capture, InvalidParams, ItemError, Record, Result, Row, Stack, Table
-from lensd_server.engine.capture import GatherGroup, run_batch
-from lensd_server.engine.inspect import InspectedModel, inspect_model
+from lensd_server.engine.anatomy.capture import GatherGroup, run_batch
+from lensd_server.engine.anatomy.inspect import InspectedModel, inspect_model
 
 
 @dataclass(slots=True)

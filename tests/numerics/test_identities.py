@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lensd_api import LayerAnatomy, ModelView, Unit, Write
 from lensd_dla import Dla, IncompleteDecomposition, NotFinite
-from lensd_server.engine.inspect import InspectedModel
+from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.tiny_models import TINY, tiny_tokenizer
 from tests.numerics.conftest import TEXT, direct_model
 from tests.numerics.direct import Answer, DirectModel, answer

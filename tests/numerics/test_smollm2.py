@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lensd_dla import Dla
-from lensd_server.engine.conversion import ConversionCache
-from lensd_server.engine.digests import Digests
-from lensd_server.engine.sources import Sources
+from lensd_server.engine.models.conversion import ConversionCache
+from lensd_server.engine.models.digests import Digests
+from lensd_server.engine.models.sources import Sources
 from lensd_server.settings import EMBEDDED_SOURCE, Settings
 from tests.numerics.architectures import NAMES
 from tests.numerics.direct import DirectModel, answer

@@ -162,7 +162,7 @@ class Stack:
         return slice(start, start + len(self.tokens[row]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: `Reduce[X](...)` could not be called then
 class Reduce(Generic[R_co]):
     """What to make of captures on the device, once per batch.
 
@@ -176,7 +176,7 @@ class Reduce(Generic[R_co]):
     args: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots, as for Reduce
 class Capture(Generic[R_co]):
     """Which activations to keep, where, and what to make of them.
 

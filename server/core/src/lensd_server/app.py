@@ -8,12 +8,12 @@ import torch
 
 from lensd_server.daemon import Daemon, Engine, StartFailed
 from lensd_server.engine.artifacts import DiskArtifacts
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.executor import LocalExecutor
-from lensd_server.engine.loading import Loader
+from lensd_server.engine.models.loading import Loader
+from lensd_server.engine.models.residency import Residency
+from lensd_server.engine.models.sources import Sources
 from lensd_server.engine.observers import Observers
-from lensd_server.engine.residency import Residency
-from lensd_server.engine.sources import Sources
-from lensd_server.engine.turn import Turn
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
 from lensd_server.telemetry.collectors import ForeignCollector, ModelCollector, PluginCollector

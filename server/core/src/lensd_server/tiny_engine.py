@@ -14,6 +14,7 @@ from lensd_api import Analyzer, LensdError, ModelCard
 from lensd_api.results import Result
 from lensd_api.testing import Engine, Job, Outcome, Residue
 from lensd_server.engine.artifacts import DiskArtifacts
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import choose_device
 from lensd_server.engine.events import (
     AnalysisEvent,
@@ -23,9 +24,8 @@ from lensd_server.engine.events import (
     Warned,
 )
 from lensd_server.engine.executor import LocalExecutor
-from lensd_server.engine.loading import LoadedModel, Report, prepare
-from lensd_server.engine.residency import Residency
-from lensd_server.engine.turn import Turn
+from lensd_server.engine.models.loading import LoadedModel, Report, prepare
+from lensd_server.engine.models.residency import Residency
 from lensd_server.settings import LimitSettings, ModelSettings
 from lensd_server.tiny_models import TINY, tiny_tokenizer
 

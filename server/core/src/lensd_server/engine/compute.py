@@ -12,8 +12,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from lensd_server.engine.ticket import Ticket
-from lensd_server.engine.turn import Turn
+from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.batching.turn import Turn
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from lensd_api import ArtifactStore, RequirementNotMet
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.channel import Channel
 from lensd_server.engine.compute import ComputeThread
 from lensd_server.engine.events import Progress, Warned
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
-from lensd_server.engine.ticket import Ticket
 
 T = TypeVar("T")
 H = TypeVar("H", AsyncHandle, BlockingHandle)

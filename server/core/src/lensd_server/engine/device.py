@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lensd_api import DeviceOutOfMemory, LoadFailed
-from lensd_server.engine.turn import FreeTurn, Turn
+from lensd_server.engine.batching.turn import FreeTurn, Turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,7 +28,7 @@ BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 class Device:
     """Where a model lives.
 
-    ``cpu_turn`` is shared by every model on the CPU; see :mod:`lensd_server.engine.turn`.
+    ``cpu_turn`` is shared by every model on the CPU; see :mod:`lensd_server.engine.batching.turn`.
     """
 
     def __init__(self, device: torch.device, cpu_turn: Turn | None = None) -> None:

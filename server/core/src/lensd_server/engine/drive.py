@@ -16,7 +16,7 @@ from lensd_server.engine.compute import ComputeThread
 from lensd_server.engine.context import AsyncContext, BlockingAnalysisContext
 from lensd_server.engine.events import Found
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
-from lensd_server.engine.residency import ResidentModel
+from lensd_server.engine.models.residency import ResidentModel
 from lensd_server.engine.running import Analysis
 from lensd_server.engine.wakeup import post
 

@@ -22,6 +22,8 @@ from lensd_api import (
     UnknownModel,
 )
 from lensd_server.engine.admission import choose_model, require
+from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.channel import Channel
 from lensd_server.engine.compute import ComputeThread
 from lensd_server.engine.drive import Driver
@@ -37,11 +39,9 @@ from lensd_server.engine.events import (
 )
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.loop import AnalysisLoop
+from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
-from lensd_server.engine.residency import Residency
 from lensd_server.engine.running import Analysis, outcome_of
-from lensd_server.engine.ticket import Ticket
-from lensd_server.engine.turn import Turn
 from lensd_server.engine.wakeup import Wakeup, post
 from lensd_server.settings import LimitSettings
 

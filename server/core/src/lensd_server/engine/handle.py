@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lensd_api import Anatomy, Cancelled, Capture, InvalidRequest, Row
-from lensd_server.engine.batch import PreparedRow
-from lensd_server.engine.batcher import Batcher
-from lensd_server.engine.call import ForwardCall
-from lensd_server.engine.capture import check_sites
-from lensd_server.engine.inspect import InspectedModel
+from lensd_server.engine.anatomy.capture import check_sites
+from lensd_server.engine.anatomy.inspect import InspectedModel
+from lensd_server.engine.batching.batch import PreparedRow
+from lensd_server.engine.batching.batcher import Batcher
+from lensd_server.engine.batching.call import ForwardCall
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.logprobs import logprob_capture
-from lensd_server.engine.ticket import Ticket
-from lensd_server.engine.tokens import Tokens
+from lensd_server.engine.models.tokens import Tokens
 from lensd_server.engine.wakeup import post
 
 R = TypeVar("R")

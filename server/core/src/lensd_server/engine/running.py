@@ -20,11 +20,11 @@ from lensd_api import (
     TooLarge,
     Unavailable,
 )
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.channel import Channel
 from lensd_server.engine.device import is_out_of_memory
 from lensd_server.engine.events import AnalysisRequest
 from lensd_server.engine.faults import plugin_failure
-from lensd_server.engine.ticket import Ticket
 
 #: First match wins, so the special come before the general.
 _OUTCOMES: tuple[tuple[type[LensdError], str], ...] = (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lensd_api import Site
-from lensd_server.engine.capture import GatherGroup, run_batch
-from lensd_server.engine.inspect import InspectedModel, inspect_model
+from lensd_server.engine.anatomy.capture import GatherGroup, run_batch
+from lensd_server.engine.anatomy.inspect import InspectedModel, inspect_model
 from lensd_server.tiny_models import TINY, VOCAB_SIZE
 
 #: fp32 rounding through three layers, relative to the largest magnitude compared.

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lensd_api import Site
-from lensd_server.engine.attention import attention_implementation, recording
-from lensd_server.engine.capture import GatherGroup
-from lensd_server.engine.inspect import inspect_model
+from lensd_server.engine.anatomy.attention import attention_implementation, recording
+from lensd_server.engine.anatomy.capture import GatherGroup
+from lensd_server.engine.anatomy.inspect import inspect_model
 from lensd_server.tiny_models import TINY
 
 #: Windows, soft-caps, grouped queries, learned positions, pre-scaled queries.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lensd_api import RequirementNotMet, Site
-from lensd_server.engine.capture import GatherGroup
+from lensd_server.engine.anatomy.capture import GatherGroup
 
 ALWAYS = (Site.EMBED, Site.POS_EMBED, Site.BLOCK_OUT, Site.ATTN_WRITE, Site.MLP_WRITE, Site.HEADS)
 AT_END = (Site.FINAL_RESIDUAL, Site.RAW_LOGITS, Site.LOGITS)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lensd_api import LoadFailed, RequirementNotMet, Site, Unit
-from lensd_server.engine.capture import GatherGroup, check_sites, run_batch
-from lensd_server.engine.inspect import InspectedModel, inspect_model
+from lensd_server.engine.anatomy.capture import GatherGroup, check_sites, run_batch
+from lensd_server.engine.anatomy.inspect import InspectedModel, inspect_model
 from lensd_server.tiny_models import TINY
 
 FULL = {Unit.BLOCK, Unit.COMPONENT, Unit.HEAD, Unit.NEURON, Unit.SOURCE}

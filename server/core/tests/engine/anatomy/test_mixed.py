@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from lensd_api import LoadFailed, RequirementNotMet, Site, Unit
-from lensd_server.engine.capture import GatherGroup, run_batch
-from lensd_server.engine.inspect import inspect_model
+from lensd_server.engine.anatomy.capture import GatherGroup, run_batch
+from lensd_server.engine.anatomy.inspect import inspect_model
 from lensd_server.tiny_models import TINY
 
 TOKENS = torch.arange(3, 12)[None]

@@ -7,7 +7,7 @@ from transformers.models.cohere.modeling_cohere import CohereLayerNorm
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from lensd_server.engine.norms import derive_norm
+from lensd_server.engine.anatomy.norms import derive_norm
 
 D_MODEL = 32
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lensd_api import Site
-from lensd_server.engine.inspect import inspect_model
+from lensd_server.engine.anatomy.inspect import inspect_model
 from lensd_server.tiny_models import TINY
 
 ALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")

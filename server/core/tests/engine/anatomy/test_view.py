@@ -2,7 +2,7 @@
 
 import torch
 
-from lensd_server.engine.inspect import inspect_model
+from lensd_server.engine.anatomy.inspect import inspect_model
 from lensd_server.tiny_models import TINY
 
 

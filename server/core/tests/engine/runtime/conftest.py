@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 from lensd_api import Analyzer, Capture, LensdError, Row, Site
+from lensd_server.engine.anatomy.capture import run_batch
 from lensd_server.engine.artifacts import DiskArtifacts
-from lensd_server.engine.batcher import Batcher, BatchLimits
-from lensd_server.engine.call import ForwardCall
-from lensd_server.engine.capture import run_batch
+from lensd_server.engine.batching.batcher import Batcher, BatchLimits
+from lensd_server.engine.batching.call import ForwardCall
+from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.events import AnalysisEvent, AnalysisRequest, Found, RegisteredAnalyzer
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.handle import prepare
-from lensd_server.engine.loading import LoadedModel
+from lensd_server.engine.models.loading import LoadedModel
+from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
-from lensd_server.engine.residency import Residency
-from lensd_server.engine.ticket import Ticket
-from lensd_server.engine.turn import Turn
 from lensd_server.settings import LimitSettings, ModelSettings
 from lensd_server.tiny_engine import TinyLoader
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd_api import Site
-from lensd_server.engine.batch import PreparedRow, choose_rows, group_rows, pad
+from lensd_server.engine.batching.batch import PreparedRow, choose_rows, group_rows, pad
 
 ROWS = st.lists(st.tuples(st.integers(1, 200), st.booleans()), min_size=1, max_size=60)
 

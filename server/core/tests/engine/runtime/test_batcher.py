@@ -23,9 +23,9 @@ from lensd_api import (
     Stack,
     TooLarge,
 )
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.events import Priority
 from lensd_server.engine.observers import BatchRecord, Observers
-from lensd_server.engine.ticket import Ticket
 
 SITES = frozenset({Site.FINAL_RESIDUAL})
 

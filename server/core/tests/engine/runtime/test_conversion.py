@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lensd_server.engine import digests as digests_module
-from lensd_server.engine.conversion import ConversionCache
-from lensd_server.engine.digests import Digests, write_atomically
+from lensd_server.engine.models import digests as digests_module
+from lensd_server.engine.models.conversion import ConversionCache
+from lensd_server.engine.models.digests import Digests, write_atomically
 
 
 class Converter:

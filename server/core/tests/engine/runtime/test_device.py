@@ -7,8 +7,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import choose_device, choose_dtype, is_out_of_memory, usable_cores
-from lensd_server.engine.turn import Turn
 
 
 class Pair(NamedTuple):

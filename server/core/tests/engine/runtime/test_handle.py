@@ -8,9 +8,9 @@ import torch
 
 from lensd_api import Cancelled, Capture, InvalidRequest, RequirementNotMet, Row, Site
 from lensd_server.engine import logprobs as logprobs_module
-from lensd_server.engine.batcher import Batcher, BatchLimits
+from lensd_server.engine.batching.batcher import Batcher, BatchLimits
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
-from lensd_server.engine.ticket import Ticket
 
 LOGITS = frozenset({Site.LOGITS})
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from lensd_api import Capture, LoadFailed, Row, Site
-from lensd_server.engine import digests as digests_module
-from lensd_server.engine.batcher import Batcher, BatchLimits
+from lensd_server.engine.batching.batcher import Batcher, BatchLimits
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.handle import BlockingHandle
-from lensd_server.engine.loading import Loader
-from lensd_server.engine.ticket import Ticket
+from lensd_server.engine.models import digests as digests_module
+from lensd_server.engine.models.loading import Loader
 from lensd_server.settings import EMBEDDED_SOURCE, ModelSettings
 from lensd_server.tiny_models import TINY, tiny_tokenizer
 
@@ -63,7 +63,7 @@ def test_the_revision_covers_weights_configuration_and_tokenizer(
     folder: Path, tmp_path: Path, name: str
 ) -> None:
     loader = Loader(tmp_path / "cache")
-    from lensd_server.engine.loading import checkpoint_files
+    from lensd_server.engine.models.loading import checkpoint_files
 
     before = loader._digests.of_files(folder, checkpoint_files(folder))
     file = folder / name

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from lensd_server.engine import price
-from lensd_server.engine.price import LEAST, Prices
+from lensd_server.engine.batching import price
+from lensd_server.engine.batching.price import LEAST, Prices
 
 
 @pytest.fixture

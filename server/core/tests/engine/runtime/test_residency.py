@@ -10,9 +10,9 @@ import pytest
 
 from lensd_api import Draining, LensdError, LoadFailed, UnknownModel
 from lensd_server.engine.events import LoadStep, ModelState
-from lensd_server.engine.loading import LoadedModel
+from lensd_server.engine.models.loading import LoadedModel
+from lensd_server.engine.models.residency import MAX_BACKOFF_S, Residency
 from lensd_server.engine.observers import Observers
-from lensd_server.engine.residency import MAX_BACKOFF_S, Residency
 from lensd_server.settings import ModelSettings
 
 

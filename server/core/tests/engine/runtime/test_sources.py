@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lensd_api import LoadFailed
-from lensd_server.engine.sources import ALLOWED, Sources
+from lensd_server.engine.models.sources import ALLOWED, Sources
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from lensd_api import Cancelled, DeadlineExceeded
-from lensd_server.engine.ticket import Ticket
+from lensd_server.engine.batching.ticket import Ticket
 
 
 def test_the_first_cancel_counts() -> None:

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lensd_api import InvalidParams, RequirementNotMet
-from lensd_server.engine.tokens import Tokens
+from lensd_server.engine.models.tokens import Tokens
 from lensd_server.tiny_models import tiny_tokenizer
 
 

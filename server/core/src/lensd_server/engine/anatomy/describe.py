@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 
 from lensd_api import Anatomy, Unit
-from lensd_server.engine.layers import unit_sizes
-from lensd_server.engine.skeleton import Skeleton
-from lensd_server.engine.structure import Structure
+from lensd_server.engine.anatomy.layers import unit_sizes
+from lensd_server.engine.anatomy.skeleton import Skeleton
+from lensd_server.engine.anatomy.structure import Structure
 
 
 def describe(structure: Structure) -> Anatomy:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lensd_server.engine.digests import Digests
+from lensd_server.engine.models.digests import Digests
 
 #: Raise it when what a conversion writes changes.
 VERSION = 1

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lensd_api import Site
-from lensd_server.engine.attention import AttentionCall
-from lensd_server.engine.experts import RoutedExperts
-from lensd_server.engine.gather import Gather, padded_sources
-from lensd_server.engine.sites import UNLAYERED
-from lensd_server.engine.skeleton import first_tensor, rows_of
-from lensd_server.engine.structure import Structure
+from lensd_server.engine.anatomy.attention import AttentionCall
+from lensd_server.engine.anatomy.experts import RoutedExperts
+from lensd_server.engine.anatomy.gather import Gather, padded_sources
+from lensd_server.engine.anatomy.sites import UNLAYERED
+from lensd_server.engine.anatomy.skeleton import first_tensor, rows_of
+from lensd_server.engine.anatomy.structure import Structure
 
 
 class Moment(Enum):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lensd_server.engine.identity import deviation, tolerance
-from lensd_server.engine.norms import VerifiedNorm, derive_norm
-from lensd_server.engine.probe import Trace
-from lensd_server.engine.skeleton import Skeleton
+from lensd_server.engine.anatomy.identity import deviation, tolerance
+from lensd_server.engine.anatomy.norms import VerifiedNorm, derive_norm
+from lensd_server.engine.anatomy.probe import Trace
+from lensd_server.engine.anatomy.skeleton import Skeleton
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lensd_server.engine.identity import deviation, tolerance
-from lensd_server.engine.probe import Trace
-from lensd_server.engine.skeleton import Skeleton
+from lensd_server.engine.anatomy.identity import deviation, tolerance
+from lensd_server.engine.anatomy.probe import Trace
+from lensd_server.engine.anatomy.skeleton import Skeleton
 
 
 @dataclass(frozen=True, slots=True)

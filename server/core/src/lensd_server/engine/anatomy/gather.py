@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lensd_api import Site
-from lensd_server.engine.experts import RoutedExperts
-from lensd_server.engine.sites import UNLAYERED
-from lensd_server.engine.structure import Structure
+from lensd_server.engine.anatomy.experts import RoutedExperts
+from lensd_server.engine.anatomy.sites import UNLAYERED
+from lensd_server.engine.anatomy.structure import Structure
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from lensd_api import LoadFailed
-from lensd_server.engine.conversion import ConversionCache
+from lensd_server.engine.anatomy.inspect import InspectedModel, inspect_model
+from lensd_server.engine.batching.price import Prices
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import Device, choose_device, choose_dtype, dtype_name, set_cpu_threads
-from lensd_server.engine.digests import Digests
 from lensd_server.engine.handle import Card
-from lensd_server.engine.inspect import InspectedModel, inspect_model
-from lensd_server.engine.price import Prices
-from lensd_server.engine.sources import ALLOWED, Sources
-from lensd_server.engine.tokens import Tokens
-from lensd_server.engine.turn import Turn
+from lensd_server.engine.models.conversion import ConversionCache
+from lensd_server.engine.models.digests import Digests
+from lensd_server.engine.models.sources import ALLOWED, Sources
+from lensd_server.engine.models.tokens import Tokens
 from lensd_server.settings import ModelSettings
 
 #: Called with a stage and the share of the whole load that is done when it begins.

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lensd_server.engine.probe import BlockTrace, holds_experts
+from lensd_server.engine.anatomy.probe import BlockTrace, holds_experts
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from lensd_api import LayerAnatomy, Unit
-from lensd_server.engine.experts import RoutedExperts
-from lensd_server.engine.identity import deviation, tolerance
-from lensd_server.engine.probe import BlockTrace, Trace
-from lensd_server.engine.readout import ReadOut
-from lensd_server.engine.skeleton import Skeleton
-from lensd_server.engine.sublayers import BlockSplit, NoSplit, SubLayer, split_block
+from lensd_server.engine.anatomy.experts import RoutedExperts
+from lensd_server.engine.anatomy.identity import deviation, tolerance
+from lensd_server.engine.anatomy.probe import BlockTrace, Trace
+from lensd_server.engine.anatomy.readout import ReadOut
+from lensd_server.engine.anatomy.skeleton import Skeleton
+from lensd_server.engine.anatomy.sublayers import BlockSplit, NoSplit, SubLayer, split_block
 
 
 @dataclass(frozen=True, slots=True)

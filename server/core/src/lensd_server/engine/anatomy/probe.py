@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lensd_server.engine.skeleton import Skeleton, first_tensor, input_by_output, is_projection, rows_of
+from lensd_server.engine.anatomy.skeleton import (
+    Skeleton,
+    first_tensor,
+    input_by_output,
+    is_projection,
+    rows_of,
+)
 
 _LENGTH = 12
 

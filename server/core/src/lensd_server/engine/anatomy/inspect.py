@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lensd_api import Site, Unit
-from lensd_server.engine.attention import AttentionCall, install_recorder, recording, remove_recorder
-from lensd_server.engine.capture import run_gathers
-from lensd_server.engine.describe import describe
-from lensd_server.engine.embeddings import derive_embeddings
-from lensd_server.engine.gather import GatherGroup
-from lensd_server.engine.identity import deviation, tolerance
-from lensd_server.engine.layers import Layer, derive_layers, grant_source, refuse
-from lensd_server.engine.probe import Trace, trace_model
-from lensd_server.engine.readout import derive_read_out
-from lensd_server.engine.skeleton import Skeleton, find_skeleton, rows_of, unsupported
-from lensd_server.engine.structure import InspectedModel, Structure
-from lensd_server.engine.view import WeightView
+from lensd_server.engine.anatomy.attention import AttentionCall, install_recorder, recording, remove_recorder
+from lensd_server.engine.anatomy.capture import run_gathers
+from lensd_server.engine.anatomy.describe import describe
+from lensd_server.engine.anatomy.embeddings import derive_embeddings
+from lensd_server.engine.anatomy.gather import GatherGroup
+from lensd_server.engine.anatomy.identity import deviation, tolerance
+from lensd_server.engine.anatomy.layers import Layer, derive_layers, grant_source, refuse
+from lensd_server.engine.anatomy.probe import Trace, trace_model
+from lensd_server.engine.anatomy.readout import derive_read_out
+from lensd_server.engine.anatomy.skeleton import Skeleton, find_skeleton, rows_of, unsupported
+from lensd_server.engine.anatomy.structure import InspectedModel, Structure
+from lensd_server.engine.anatomy.view import WeightView
 
 __all__ = ["InspectedModel", "inspect_model"]
 

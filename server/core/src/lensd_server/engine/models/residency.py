@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lensd_api import Draining, LensdError, LoadFailed, UnknownModel
-from lensd_server.engine.batcher import Batcher, BatchLimits
+from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.events import LoadStep, ModelState, ModelStatus
 from lensd_server.engine.faults import internal_failure
-from lensd_server.engine.loading import LoadedModel, Report
+from lensd_server.engine.models.loading import LoadedModel, Report
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.wakeup import Wakeup
 from lensd_server.settings import LimitSettings, ModelSettings

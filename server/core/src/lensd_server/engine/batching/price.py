@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from lensd_api import Site
-from lensd_server.engine.batch import PreparedRow, group_rows, pad
-from lensd_server.engine.capture import run_batch
+from lensd_server.engine.anatomy.capture import run_batch
+from lensd_server.engine.anatomy.inspect import InspectedModel
+from lensd_server.engine.batching.batch import PreparedRow, group_rows, pad
 from lensd_server.engine.device import Device
-from lensd_server.engine.digests import write_atomically
-from lensd_server.engine.inspect import InspectedModel
+from lensd_server.engine.models.digests import write_atomically
 
 #: Lengths of the rows that are timed, and how often. The quickest of each counts: a busy machine
 #: only ever makes a forward slower.
@@ -73,7 +73,7 @@ def time_forward(model: InspectedModel, device: Device, length: int) -> float:
     run_batch(
         model,
         device.put(inputs.input_ids),
-        device.put(inputs.attention_mask),
+        inputs.attention_mask,
         None,
         inputs.lengths,
         groups,

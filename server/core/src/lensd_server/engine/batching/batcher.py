@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from lensd_api import DeadlineExceeded, Draining, LensdError, QueueFull, Site, Stack, TooLarge
-from lensd_server.engine.batch import captured_bytes, choose_rows, group_rows, pad, split_stack
-from lensd_server.engine.call import ForwardCall, QueuedRow
-from lensd_server.engine.capture import GatherGroup, run_batch
+from lensd_server.engine.anatomy.capture import GatherGroup, run_batch
+from lensd_server.engine.anatomy.inspect import InspectedModel
+from lensd_server.engine.batching.batch import captured_bytes, choose_rows, group_rows, pad, split_stack
+from lensd_server.engine.batching.call import ForwardCall, QueuedRow
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.device import Device, is_out_of_memory, out_of_memory
 from lensd_server.engine.events import Priority
 from lensd_server.engine.faults import internal_failure, plugin_failure
-from lensd_server.engine.inspect import InspectedModel
 from lensd_server.engine.observers import BatchRecord, Observers
-from lensd_server.engine.ticket import Ticket
 
 #: A row of low priority that has waited this long counts as urgent, so that it is served at all.
 PATIENCE_S = 5.0
@@ -238,7 +238,7 @@ class Batcher:
         captured = self._forward_pass(
             self._model,
             put(inputs.input_ids),
-            put(inputs.attention_mask),
+            inputs.attention_mask,  # read on the host; only special rows need it on the device
             None if inputs.position_ids is None else put(inputs.position_ids),
             inputs.lengths,
             groups,

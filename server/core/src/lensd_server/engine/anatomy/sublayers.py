@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lensd_server.engine.experts import RoutedExperts, find_experts
-from lensd_server.engine.identity import deviation, tolerance
-from lensd_server.engine.norms import VerifiedNorm, derive_norm
-from lensd_server.engine.probe import BlockTrace
-from lensd_server.engine.skeleton import input_by_output, is_projection
+from lensd_server.engine.anatomy.experts import RoutedExperts, find_experts
+from lensd_server.engine.anatomy.identity import deviation, tolerance
+from lensd_server.engine.anatomy.norms import VerifiedNorm, derive_norm
+from lensd_server.engine.anatomy.probe import BlockTrace
+from lensd_server.engine.anatomy.skeleton import input_by_output, is_projection
 
 _ATTENTION_NAMES = ("attn", "attention")
 _MULTIPLIER_NAMES = ("residual_multiplier",)

@@ -1,6 +1,6 @@
 """Where the parts of a decoder are: blocks, embeddings, output head. Found by structure.
 
-Nothing here is trusted yet: :mod:`lensd_server.engine.inspect` checks numerically what the parts do.
+Nothing here is trusted yet: :mod:`lensd_server.engine.anatomy.inspect` checks numerically what the parts do.
 """
 
 from dataclasses import dataclass

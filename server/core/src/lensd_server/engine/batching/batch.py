@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lensd_api import Activations, Site, Stack
-from lensd_server.engine.capture import GatherGroup
+from lensd_server.engine.anatomy.capture import GatherGroup
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lensd_api import LensdError, ModelView, Site, Stack
-from lensd_server.engine.batch import PreparedRow
-from lensd_server.engine.ticket import Ticket
+from lensd_server.engine.batching.batch import PreparedRow
+from lensd_server.engine.batching.ticket import Ticket
 
 
 @dataclass(slots=True, eq=False)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lensd_api import RequirementNotMet, Site
-from lensd_server.engine.attention import recording
-from lensd_server.engine.gather import Gather, GatherGroup
-from lensd_server.engine.hooks import HookSet
-from lensd_server.engine.sites import check_sites
-from lensd_server.engine.structure import InspectedModel, Structure
+from lensd_server.engine.anatomy.attention import recording
+from lensd_server.engine.anatomy.gather import Gather, GatherGroup
+from lensd_server.engine.anatomy.hooks import HookSet
+from lensd_server.engine.anatomy.sites import check_sites
+from lensd_server.engine.anatomy.structure import InspectedModel, Structure
 
 __all__ = ["GatherGroup", "check_sites", "run_batch"]
 

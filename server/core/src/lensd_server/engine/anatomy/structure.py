@@ -7,16 +7,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lensd_api import Anatomy
-from lensd_server.engine.embeddings import Embeddings
-from lensd_server.engine.layers import Layer
-from lensd_server.engine.readout import ReadOut
-from lensd_server.engine.skeleton import Skeleton
-from lensd_server.engine.view import WeightView
+from lensd_server.engine.anatomy.embeddings import Embeddings
+from lensd_server.engine.anatomy.layers import Layer
+from lensd_server.engine.anatomy.readout import ReadOut
+from lensd_server.engine.anatomy.skeleton import Skeleton
+from lensd_server.engine.anatomy.view import WeightView
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What :func:`lensd_server.engine.capture.run_batch` needs to know of a model."""
+    """What :func:`lensd_server.engine.anatomy.capture.run_batch` needs to know of a model."""
 
     skeleton: Skeleton
     layers: tuple[Layer, ...]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lensd_api import Anatomy, RequirementNotMet, Unit
-from lensd_server.engine.layers import Layer
-from lensd_server.engine.norms import VerifiedNorm
-from lensd_server.engine.readout import ReadOut
-from lensd_server.engine.skeleton import Skeleton
-from lensd_server.engine.sublayers import SubLayer
+from lensd_server.engine.anatomy.layers import Layer
+from lensd_server.engine.anatomy.norms import VerifiedNorm
+from lensd_server.engine.anatomy.readout import ReadOut
+from lensd_server.engine.anatomy.skeleton import Skeleton
+from lensd_server.engine.anatomy.sublayers import SubLayer
 
 
 @dataclass(slots=True)

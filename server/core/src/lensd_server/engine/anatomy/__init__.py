@@ -1,0 +1,1 @@
+"""Understanding decoders: finding their parts, verifying how they add up, capturing activations."""

@@ -1,0 +1,1 @@
+"""Rows of all analyses of one model, run together on its device."""
