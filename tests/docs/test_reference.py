@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lensd_api import hookspecs
@@ -25,7 +26,8 @@ AUTHORS = (ROOT / "server" / "api" / "README.md").read_text()
 def _settings() -> Iterator[tuple[str, FieldInfo]]:
     for section, field in Settings.model_fields.items():
         model = ModelSettings if section == "models" else field.annotation
-        assert model is not None
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
         prefix = "models.NAME" if section == "models" else section
         for name, setting in model.model_fields.items():
             yield f"{prefix}.{name}", setting
@@ -70,8 +72,7 @@ def _families() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     for metric in vars(Metrics()).values():
         if isinstance(metric, Counter | Gauge | Histogram):
             # The library keeps what a metric was made of to itself.
-            kind: str = metric._type
-            yield metric._name, kind, tuple(metric._labelnames), metric._documentation
+            yield metric._name, str(metric._type), tuple(metric._labelnames), metric._documentation
     status = ModelStatus(name="m", source="dir:/m", state=ModelState.COLD)
     found: list[Metric] = [
         *ModelCollector(lambda: [status]).collect(),
