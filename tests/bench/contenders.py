@@ -17,7 +17,6 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensd_client import Client
-from lensd_server.engine.artifacts import DiskArtifacts
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import set_cpu_threads
 from lensd_server.engine.events import AnalysisRequest, Found
@@ -27,6 +26,7 @@ from lensd_server.engine.models.digests import Digests
 from lensd_server.engine.models.loading import Loader
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.models.sources import Sources
+from lensd_server.engine.storage import Storage
 from lensd_server.plugins import discover
 from lensd_server.settings import EMBEDDED_NAME, EMBEDDED_SOURCE, ModelSettings, Settings
 
@@ -95,7 +95,7 @@ class Engine:
             discover(),
             self._residency,
             settings.limits,
-            artifacts=DiskArtifacts(settings.server.state_dir),
+            storage=Storage.under(settings.server.state_dir, settings.limits),
             cpu_turn=turn,
         )
         self._wait(self._load())

@@ -2,7 +2,14 @@
 
 from lensd_api.analyzer import Analyzer, Cost, Example, Requirements, ResultSpec
 from lensd_api.anatomy import Anatomy, LayerAnatomy, NormAnatomy, Site, Unit
-from lensd_api.artifacts import ArtifactInfo, ArtifactStore
+from lensd_api.artifacts import (
+    Artifact,
+    ArtifactInfo,
+    ArtifactStore,
+    BlockingArtifactStore,
+    BlockingCheckpoint,
+    Checkpoint,
+)
 from lensd_api.context import BlockingContext, Context
 from lensd_api.errors import (
     AnalysisError,
@@ -56,13 +63,17 @@ __all__ = [
     "AnalysisRecord",
     "Analyzer",
     "Anatomy",
+    "Artifact",
     "ArtifactInfo",
     "ArtifactStore",
     "BaseParams",
+    "BlockingArtifactStore",
+    "BlockingCheckpoint",
     "BlockingContext",
     "BlockingModelHandle",
     "Cancelled",
     "Capture",
+    "Checkpoint",
     "Context",
     "Cost",
     "DeadlineExceeded",

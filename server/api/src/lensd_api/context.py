@@ -3,7 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from lensd_api.artifacts import ArtifactStore
+from lensd_api.artifacts import (
+    ArtifactStore,
+    BlockingArtifactStore,
+    BlockingCheckpoint,
+    Checkpoint,
+)
 from lensd_api.model import BlockingModelHandle, ModelHandle
 
 if TYPE_CHECKING:
@@ -24,17 +29,17 @@ class _Common(Protocol):
         ...
 
     @property
-    def artifacts(self) -> ArtifactStore:
-        """Named, versioned blobs that outlive the analysis."""
-        ...
-
-    @property
     def cancelled(self) -> bool:
         """True once nobody waits for the results any more: stop soon."""
         ...
 
     def progress(self, done: float, total: float = 0.0, *, stage: str = "", unit: str = "") -> None:
         """Tells the caller how far the analysis has come. Cheap; the newest one wins."""
+        ...
+
+    def lower_priority(self) -> None:
+        """Rows of this analysis submitted from now on wait for interactive ones, whatever its caller
+        asked for. For long work in many small forwards."""
         ...
 
     def warn(self, reason: str, message: str, *, item: str = "") -> None:
@@ -50,6 +55,16 @@ class Context(_Common, Protocol):
         """The leased model. Raises RequirementNotMet when the request named none."""
         ...
 
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """Named, versioned blobs that outlive the analysis."""
+        ...
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where to leave what an identical request needs to go on, should this one be cut off."""
+        ...
+
     async def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Runs heavy non-model work off the event loop, never beside a forward pass on the
         same cores. Context variables are carried along."""
@@ -62,6 +77,16 @@ class BlockingContext(_Common, Protocol):
     @property
     def model(self) -> BlockingModelHandle:
         """The leased model. Raises RequirementNotMet when the request named none."""
+        ...
+
+    @property
+    def artifacts(self) -> BlockingArtifactStore:
+        """Named, versioned blobs that outlive the analysis."""
+        ...
+
+    @property
+    def checkpoint(self) -> BlockingCheckpoint:
+        """Where to leave what an identical request needs to go on, should this one be cut off."""
         ...
 
     def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

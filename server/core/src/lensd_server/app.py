@@ -7,13 +7,13 @@ import structlog
 import torch
 
 from lensd_server.daemon import Daemon, Engine, StartFailed
-from lensd_server.engine.artifacts import DiskArtifacts
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.loading import Loader
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.models.sources import Sources
 from lensd_server.engine.observers import Observers
+from lensd_server.engine.storage import Storage
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
 from lensd_server.telemetry.collectors import ForeignCollector, ModelCollector, PluginCollector
@@ -47,9 +47,9 @@ def assemble(settings: Settings) -> Engine:
         settings.limits,
         observers=observers,
     )
-    artifacts = DiskArtifacts(settings.server.state_dir / "artifacts")
+    storage = Storage.under(settings.server.state_dir, settings.limits)
     executor = LocalExecutor(
-        registry, residency, settings.limits, observers, artifacts=artifacts, cpu_turn=cpu_turn
+        registry, residency, settings.limits, observers, storage=storage, cpu_turn=cpu_turn
     )
     metrics.registry.register(ModelCollector(residency.statuses))
     metrics.registry.register(PluginCollector(registry))
@@ -59,7 +59,7 @@ def assemble(settings: Settings) -> Engine:
         executor.close()
         residency.close()
 
-    return Engine(residency, executor, artifacts, registry, metrics, _devices(), close)
+    return Engine(residency, executor, storage.artifacts, registry, metrics, _devices(), close)
 
 
 def _devices() -> list[str]:

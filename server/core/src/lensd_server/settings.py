@@ -85,6 +85,8 @@ class LimitSettings(_Section):
     max_analyses: int = Field(default=256, ge=1)
     max_analyses_per_stream: int = Field(default=64, ge=1)
     max_queued_rows: int = Field(default=4096, ge=1)
+    #: Largest artifact or checkpoint that an analyzer may store.
+    max_artifact_bytes: int = Field(default=1024 * _MIB, ge=1024)
     #: Longest an analysis may take; ``None`` for no limit.
     max_timeout_s: float | None = Field(default=None, gt=0)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import tempfile
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
@@ -13,7 +14,6 @@ import torch
 from lensd_api import Analyzer, LensdError, ModelCard
 from lensd_api.results import Result
 from lensd_api.testing import Engine, Job, Outcome, Residue
-from lensd_server.engine.artifacts import DiskArtifacts
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import choose_device
 from lensd_server.engine.events import (
@@ -26,6 +26,7 @@ from lensd_server.engine.events import (
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.loading import LoadedModel, Report, prepare
 from lensd_server.engine.models.residency import Residency
+from lensd_server.engine.storage import Storage
 from lensd_server.settings import LimitSettings, ModelSettings
 from lensd_server.tiny_models import TINY, tiny_tokenizer
 
@@ -67,6 +68,7 @@ class TinyEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tiny-engine", daemon=True)
         self._thread.start()
+        self._state = tempfile.TemporaryDirectory(prefix="lensd-tiny-")
         turn = Turn()
         self._lookup = OneAnalyzer()
         configured = {name: ModelSettings(source=f"tiny:{name}") for name in models}
@@ -75,7 +77,7 @@ class TinyEngine:
             self._lookup,
             self.residency,
             LimitSettings(),
-            artifacts=DiskArtifacts(Path("/nonexistent")),
+            storage=Storage.under(Path(self._state.name), LimitSettings()),
             cpu_turn=turn,
         )
         for name in models:
@@ -128,6 +130,7 @@ class TinyEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._state.cleanup()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -7,12 +7,18 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from lensd_api import ArtifactStore, RequirementNotMet
+from lensd_api import RequirementNotMet
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.channel import Channel
 from lensd_server.engine.compute import ComputeThread
-from lensd_server.engine.events import Progress, Warned
+from lensd_server.engine.events import Priority, Progress, Warned
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
+from lensd_server.engine.storage import (
+    AsyncArtifacts,
+    AsyncCheckpoint,
+    BlockingArtifacts,
+    BlockingCheckpoint,
+)
 
 T = TypeVar("T")
 H = TypeVar("H", AsyncHandle, BlockingHandle)
@@ -28,7 +34,8 @@ class _Common(Generic[H]):
     ticket: Ticket
     channel: Channel
     tensors: Mapping[str, Tensor]
-    artifacts: ArtifactStore
+    stored: BlockingArtifacts
+    saved: BlockingCheckpoint
     computing: ComputeThread
     handle: H | None = None
     _warnings: int = 0
@@ -56,6 +63,10 @@ class _Common(Generic[H]):
         self.ticket.check()
         self.channel.put_now(Progress(stage=stage, done=float(done), total=float(total), unit=unit))
 
+    def lower_priority(self) -> None:
+        """See :meth:`lensd_api.Context.lower_priority`."""
+        self.ticket.priority = Priority.BATCH
+
     def warn(self, reason: str, message: str, *, item: str = "") -> None:
         """See :meth:`lensd_api.Context.warn`."""
         self.ticket.check()
@@ -69,6 +80,16 @@ class _Common(Generic[H]):
 class AsyncContext(_Common[AsyncHandle]):
     """A :class:`lensd_api.Context`."""
 
+    @property
+    def artifacts(self) -> AsyncArtifacts:
+        """See :attr:`lensd_api.Context.artifacts`."""
+        return AsyncArtifacts(self.stored)
+
+    @property
+    def checkpoint(self) -> AsyncCheckpoint:
+        """See :attr:`lensd_api.Context.checkpoint`."""
+        return AsyncCheckpoint(self.saved)
+
     async def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """See :meth:`lensd_api.Context.compute`."""
         self.ticket.check()
@@ -77,6 +98,16 @@ class AsyncContext(_Common[AsyncHandle]):
 
 class BlockingAnalysisContext(_Common[BlockingHandle]):
     """A :class:`lensd_api.BlockingContext`."""
+
+    @property
+    def artifacts(self) -> BlockingArtifacts:
+        """See :attr:`lensd_api.BlockingContext.artifacts`."""
+        return self.stored
+
+    @property
+    def checkpoint(self) -> BlockingCheckpoint:
+        """See :attr:`lensd_api.BlockingContext.checkpoint`."""
+        return self.saved
 
     def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """See :meth:`lensd_api.BlockingContext.compute`."""

@@ -9,15 +9,18 @@ from typing import Any, cast, get_args
 
 from torch import Tensor
 
-from lensd_api import Analyzer, ArtifactStore, BaseParams, LensdError
+from lensd_api import Analyzer, BaseParams, LensdError
 from lensd_api.analyzer import is_async
 from lensd_api.results import Result
+from lensd_server.engine.artifacts import Origin
+from lensd_server.engine.checkpoints import request_key
 from lensd_server.engine.compute import ComputeThread
 from lensd_server.engine.context import AsyncContext, BlockingAnalysisContext
-from lensd_server.engine.events import Found
+from lensd_server.engine.events import Found, RegisteredAnalyzer
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
 from lensd_server.engine.models.residency import ResidentModel
 from lensd_server.engine.running import Analysis
+from lensd_server.engine.storage import BlockingArtifacts, BlockingCheckpoint, Storage
 from lensd_server.engine.wakeup import post
 
 #: How long an async analyzer may take to clean up after it was closed.
@@ -30,19 +33,26 @@ _END = object()
 class Driver:
     """Runs analyzers with what every analysis is given."""
 
-    def __init__(self, artifacts: ArtifactStore, computing: ComputeThread) -> None:
-        self._artifacts, self._computing = artifacts, computing
+    def __init__(self, storage: Storage, computing: ComputeThread) -> None:
+        self._storage, self._computing = storage, computing
 
     async def drive(
-        self, analysis: Analysis, analyzer: Analyzer, params: BaseParams, model: ResidentModel | None
+        self,
+        analysis: Analysis,
+        registered: RegisteredAnalyzer,
+        params: BaseParams,
+        model: ResidentModel | None,
     ) -> None:
-        """Puts every result of ``analyzer`` into the analysis's channel. Call it on the analysis loop.
+        """Puts every result of ``registered`` into the analysis's channel. Call it on the analysis loop.
 
         Returns, or raises, only when the analyzer's code has stopped. Raises LensdError.
         """
-        ticket, channel = analysis.ticket, analysis.channel
+        ticket, channel, analyzer = analysis.ticket, analysis.channel, registered.analyzer
         tensors: Mapping[str, Tensor] = analysis.request.tensors
-        common = (ticket, channel, tensors, self._artifacts, self._computing)
+        origin = _origin(registered, model)
+        stored = BlockingArtifacts(self._storage.artifacts, origin)
+        saved = BlockingCheckpoint(self._storage.checkpoints, lambda: request_key(origin, params, tensors))
+        common = (ticket, channel, tensors, stored, saved, self._computing)
         if is_async(analyzer):
             handle = None if model is None else AsyncHandle(model.loaded.card, model.batcher, ticket)
             await _follow(analysis, analyzer, params, AsyncContext(*common, handle))
@@ -50,6 +60,18 @@ class Driver:
             blocking = None if model is None else BlockingHandle(model.loaded.card, model.batcher, ticket)
             context = BlockingAnalysisContext(*common, blocking)
             await _on_thread(analysis, lambda: _pump(analysis, analyzer, params, context))
+        saved.discard()
+
+
+def _origin(registered: RegisteredAnalyzer, model: ResidentModel | None) -> Origin:
+    card = None if model is None else model.loaded.card
+    return Origin(
+        distribution=registered.distribution,
+        analyzer=registered.analyzer.name,
+        version=registered.version,
+        model="" if card is None else card.name,
+        revision="" if card is None else card.revision,
+    )
 
 
 async def _follow(analysis: Analysis, analyzer: Analyzer, params: BaseParams, context: AsyncContext) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import structlog
 
 from lensd_api import (
-    ArtifactStore,
     Draining,
     LensdError,
     QueueFull,
@@ -42,6 +41,7 @@ from lensd_server.engine.loop import AnalysisLoop
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.running import Analysis, outcome_of
+from lensd_server.engine.storage import Storage
 from lensd_server.engine.wakeup import Wakeup, post
 from lensd_server.settings import LimitSettings
 
@@ -79,7 +79,7 @@ class LocalExecutor:
         limits: LimitSettings,
         observers: Observers | None = None,
         *,
-        artifacts: ArtifactStore,
+        storage: Storage,
         cpu_turn: Turn,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -87,7 +87,7 @@ class LocalExecutor:
         self._observers = observers or Observers()
         self._heartbeat_s = heartbeat_s
         self._computing = ComputeThread(cpu_turn)
-        self._driver = Driver(artifacts, self._computing)
+        self._driver = Driver(storage, self._computing)
         self._loop = AnalysisLoop()
         self._lock = threading.Lock()
         self._running: list[Analysis] = []
@@ -253,13 +253,13 @@ class LocalExecutor:
         ahead = self._admit(analysis)
         await channel.put(self._accepted(registered, model, ahead))
         if not model:
-            await self._driver.drive(analysis, registered.analyzer, params, None)
+            await self._driver.drive(analysis, registered, params, None)
             return ""
         waited = time.monotonic()
         async with self._residency.lease(model, lambda step: channel.put_now(_loading(step))) as resident:
             ticket.usage.queue_s += time.monotonic() - waited
             require(needs, resident.loaded.card.anatomy, model)
-            await self._driver.drive(analysis, registered.analyzer, params, resident)
+            await self._driver.drive(analysis, registered, params, resident)
             return resident.loaded.card.revision
 
     def _admit(self, analysis: Analysis) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from lensd_api.artifacts import ArtifactStore
+from lensd_api.artifacts import ArtifactInfo
 from lensd_server.engine.events import Executor, LoadStep, ModelStatus
 
 
@@ -31,8 +31,16 @@ class Models(Protocol):
         ...
 
 
-class Artifacts(ArtifactStore, Protocol):
+class Artifacts(Protocol):
     """The store as an operator uses it."""
+
+    def list(self) -> Sequence[ArtifactInfo]:
+        """All artifacts, sorted by name, newest version first."""
+        ...
+
+    def info(self, name: str) -> ArtifactInfo:
+        """Describes ``name`` (newest) or ``name@version``. Raises UnknownArtifact."""
+        ...
 
     def delete(self, name: str) -> None:
         """Deletes ``name@version``. Raises UnknownArtifact."""

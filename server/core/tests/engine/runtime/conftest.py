@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lensd_api import Analyzer, Capture, LensdError, Row, Site
 from lensd_server.engine.anatomy.capture import run_batch
-from lensd_server.engine.artifacts import DiskArtifacts
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.batching.call import ForwardCall
 from lensd_server.engine.batching.ticket import Ticket
@@ -27,6 +26,7 @@ from lensd_server.engine.handle import prepare
 from lensd_server.engine.models.loading import LoadedModel
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
+from lensd_server.engine.storage import Storage
 from lensd_server.settings import LimitSettings, ModelSettings
 from lensd_server.tiny_engine import TinyLoader
 
@@ -204,7 +204,7 @@ class CachedLoader:
 
 
 @pytest.fixture
-def make_rig() -> Iterator[Callable[..., Rig]]:
+def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     """Builds executors: ``models`` by name, limits as keywords."""
     made: list[Rig] = []
 
@@ -225,7 +225,7 @@ def make_rig() -> Iterator[Callable[..., Rig]]:
             residency,
             bounds,
             observers,
-            artifacts=DiskArtifacts(Path("/nonexistent")),
+            storage=Storage.under(tmp_path, bounds),
             cpu_turn=Turn(),
             heartbeat_s=heartbeat_s,
         )

@@ -1,0 +1,123 @@
+"""What an analysis may keep on disk: the server's artifacts and checkpoints, bound to one request."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from lensd_api import ArtifactInfo
+from lensd_api.artifacts import Artifact
+from lensd_server.engine.artifacts import DiskArtifacts, Origin
+from lensd_server.engine.checkpoints import DiskCheckpoints
+from lensd_server.settings import LimitSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The state on disk that all analyses share."""
+
+    artifacts: DiskArtifacts
+    checkpoints: DiskCheckpoints
+
+    @classmethod
+    def under(cls, folder: Path, limits: LimitSettings) -> Self:
+        """Both kinds below ``folder``, which need not exist."""
+        size = limits.max_artifact_bytes
+        return cls(DiskArtifacts(folder / "artifacts", size), DiskCheckpoints(folder / "checkpoints", size))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingArtifacts:
+    """A :class:`lensd_api.BlockingArtifactStore`: the disk as one analysis sees it."""
+
+    disk: DiskArtifacts
+    origin: Origin
+
+    def list(self) -> Sequence[ArtifactInfo]:
+        """See :meth:`lensd_api.ArtifactStore.list`."""
+        return self.disk.list()
+
+    def info(self, name: str) -> ArtifactInfo:
+        """See :meth:`lensd_api.ArtifactStore.info`."""
+        return self.disk.info(name)
+
+    def open(self, name: str) -> Artifact:
+        """See :meth:`lensd_api.ArtifactStore.open`."""
+        return self.disk.open(name, self.origin)
+
+    def store(
+        self, name: str, blobs: Mapping[str, bytes], metadata: Mapping[str, Any] | None = None
+    ) -> ArtifactInfo:
+        """See :meth:`lensd_api.ArtifactStore.store`."""
+        return self.disk.store(name, blobs, metadata, self.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncArtifacts:
+    """A :class:`lensd_api.ArtifactStore`: the same, off the event loop."""
+
+    blocking: BlockingArtifacts
+
+    async def list(self) -> Sequence[ArtifactInfo]:
+        """See :meth:`lensd_api.ArtifactStore.list`."""
+        return await asyncio.to_thread(self.blocking.list)
+
+    async def info(self, name: str) -> ArtifactInfo:
+        """See :meth:`lensd_api.ArtifactStore.info`."""
+        return await asyncio.to_thread(self.blocking.info, name)
+
+    async def open(self, name: str) -> Artifact:
+        """See :meth:`lensd_api.ArtifactStore.open`."""
+        return await asyncio.to_thread(self.blocking.open, name)
+
+    async def store(
+        self, name: str, blobs: Mapping[str, bytes], metadata: Mapping[str, Any] | None = None
+    ) -> ArtifactInfo:
+        """See :meth:`lensd_api.ArtifactStore.store`."""
+        return await asyncio.to_thread(self.blocking.store, name, blobs, metadata)
+
+
+class BlockingCheckpoint:
+    """A :class:`lensd_api.BlockingCheckpoint` of one request.
+
+    ``make_key`` is called once, at first use: most analyses leave no checkpoint, and theirs would be
+    a digest of all their parameters and tensors for nothing.
+    """
+
+    def __init__(self, disk: DiskCheckpoints, make_key: Callable[[], str]) -> None:
+        self._disk, self._make_key = disk, make_key
+        self._key: str | None = None
+
+    def load(self) -> Mapping[str, bytes]:
+        """See :meth:`lensd_api.Checkpoint.load`."""
+        return self._disk.load(self._known_key())
+
+    def save(self, blobs: Mapping[str, bytes]) -> None:
+        """See :meth:`lensd_api.Checkpoint.save`."""
+        self._disk.save(self._known_key(), blobs)
+
+    def discard(self) -> None:
+        """The request is complete: nobody will go on with it."""
+        if self._key is not None:
+            self._disk.discard(self._key)
+
+    def _known_key(self) -> str:
+        if self._key is None:
+            self._key = self._make_key()
+        return self._key
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncCheckpoint:
+    """A :class:`lensd_api.Checkpoint`: the same, off the event loop."""
+
+    blocking: BlockingCheckpoint
+
+    async def load(self) -> Mapping[str, bytes]:
+        """See :meth:`lensd_api.Checkpoint.load`."""
+        return await asyncio.to_thread(self.blocking.load)
+
+    async def save(self, blobs: Mapping[str, bytes]) -> None:
+        """See :meth:`lensd_api.Checkpoint.save`."""
+        await asyncio.to_thread(self.blocking.save, blobs)
