@@ -207,7 +207,7 @@ async def test_an_operator_can_cancel_by_request_id(held: Any, kind: type[Waitin
 
 
 async def test_a_plain_generator_learns_of_the_cancel_at_its_next_call(rig: Any) -> None:
-    go, noticed = threading.Event(), threading.Event()
+    resumed, go, noticed = threading.Event(), threading.Event(), threading.Event()
 
     class Busy(Analyzer):
         """Computes, then looks up."""
@@ -216,6 +216,7 @@ async def test_a_plain_generator_learns_of_the_cancel_at_its_next_call(rig: Any)
 
         def analyze(self, params: Any, ctx: Any) -> Iterator[Any]:
             yield Record("r", {})
+            resumed.set()
             go.wait(60)
             assert ctx.cancelled
             try:
@@ -227,6 +228,8 @@ async def test_a_plain_generator_learns_of_the_cancel_at_its_next_call(rig: Any)
     stream = rig.start(Busy())
     while not isinstance(await anext(stream), Found):
         pass
+    # The result arrives before its generator goes on: cancelled there, it would end at its `yield`.
+    assert await asyncio.to_thread(resumed.wait, 60)
     await stream.aclose()
     go.set()
     await rig.settled()
