@@ -62,8 +62,9 @@ def _read(path: Path) -> Case:
     )
 
 
-def to_sample(case: Case) -> Sample:
+def to_sample(case: Case, *, with_answer: bool = False) -> Sample:
     """The case with what the ranker looks at."""
     graph = build(case.trace)
     measures = measure([r.step for r in graph.readings], graph.edges())
-    return Sample(describe(case.trace, graph.readings, measures), case.step, case.group)
+    right = case.trace.right_answer or "" if with_answer else None
+    return Sample(describe(case.trace, graph.readings, measures, right), case.step, case.group)

@@ -27,6 +27,9 @@ class Family(StrEnum):
 #: Features that need the graph, left out by the ablation without one.
 GRAPH_FEATURES = ("novelty", "origin")
 
+#: Known only where the caller allows a look at the right answer.
+ANSWER_FEATURE = "right_answer"
+
 #: Per family: each feature and, in words, what a high value says.
 FEATURES: Mapping[Family, Mapping[str, str]] = {
     Family.PEER: {
@@ -81,12 +84,17 @@ def family_of(trace: Trace) -> Family:
 
 
 def describe(
-    trace: Trace, readings: Sequence[Reading], measures: Measures, right_answer: str | None = None
+    trace: Trace,
+    readings: Sequence[Reading],
+    measures: Measures,
+    right_answer: str | None = None,
+    *,
+    use_graph: bool = True,
 ) -> Scene:
     """Candidates with their features. Steps that only ask or only run what others wrote are none.
 
     Where nothing else spoke, every content step is a candidate. ``right_answer`` is looked for only
-    when given.
+    when given; without ``use_graph`` the features that need it are zero.
     """
     steps = [reading.step for reading in readings]
     signs = [find_signs(step.content) for step in steps]
@@ -123,9 +131,10 @@ def describe(
             "doubt": Signal.DOUBT in signs[k],
             "cut_off": k == len(steps) - 1 and step.kind is not Kind.CONTROL,
         }
-        chosen = {name: float(values[name]) for name in FEATURES[family]}
+        hidden = () if use_graph else GRAPH_FEATURES
+        chosen = {name: 0.0 if name in hidden else float(values[name]) for name in FEATURES[family]}
         if right_answer is not None:
-            chosen["right_answer"] = float(mentions(step.content, right_answer))
+            chosen[ANSWER_FEATURE] = float(mentions(step.content, right_answer))
         found.append(Candidate(step.index, step.agent, chosen, signs[k]))
         workers_before += works
     return Scene(family, tuple(found), {step.index: s for step, s in zip(steps, signs, strict=True)})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lensd_graphtracer.features import FEATURES, Family, Scene
+from lensd_graphtracer.features import ANSWER_FEATURE, FEATURES, Family, Scene
 from lensd_graphtracer.ranker import Ranker, Weights, rank
 
 #: Variance of the weights' Gaussian prior is 1 / RIDGE, on standardised features.
@@ -45,6 +45,8 @@ def fit(samples: Sequence[Sample], leave_out: frozenset[str] = frozenset()) -> R
     for family, described in FEATURES.items():
         names = [name for name in described if name not in leave_out]
         mine = [s for s in samples if s.scene.family is family]
+        if mine and ANSWER_FEATURE in mine[0].scene.candidates[0].features:
+            names.append(ANSWER_FEATURE)
         families[family] = _fit_family(mine, names, RIDGE[family])
     return Ranker(families, AGENT_EMPHASIS)
 
@@ -111,9 +113,7 @@ def held_out(
         by_group.setdefault(sample.group, []).append(i)
     found: list[tuple[int, Ranker]] = []
     for members in by_group.values():
-        family_groups = samples[members[0]].group
-        rest = [s for s in samples if s.group != family_groups]
-        ranker = fit(rest, leave_out)
+        ranker = fit([s for s in samples if s.group != samples[members[0]].group], leave_out)
         found += [(i, ranker) for i in members]
     return sorted(found, key=lambda pair: pair[0])
 

@@ -130,6 +130,8 @@ class Measures:
     #: Ancestors of the terminal step, itself included.
     ancestors: frozenset[int]
     terminal: int
+    #: Nodes that refer to nothing before them: observations.
+    sources: frozenset[int]
     #: Whether betweenness was estimated from ``PIVOTS`` nodes.
     estimated: bool
 
@@ -161,4 +163,5 @@ def measure(steps: Sequence[Step], edges: Sequence[Dependency], alpha: float = 0
     most, widest = max(degree.values()) or 1, max(between.values()) or 1.0
     impact = {v: alpha * degree[v] / most + (1 - alpha) * between[v] / widest for v in nodes}
     ancestors = frozenset(cast("set[int]", nx.ancestors(whole, terminal)) | {terminal})
-    return Measures(nodes, impact, {v: int(whole.out_degree(v)) for v in places}, ancestors, terminal, estimated)
+    sources = frozenset(v for v in nodes if graph.in_degree(v) == 0)
+    return Measures(nodes, impact, {v: int(whole.out_degree(v)) for v in places}, ancestors, terminal, sources, estimated)

@@ -1,16 +1,18 @@
 """Which earlier step a step refers to, found while the log is read: an inverted index over terms.
 
-Time is linear in the text; memory is bounded by ``MAX_TERMS`` terms of two places each.
+Time is linear in the text. Keys are kept as 64-bit hashes and places in arrays, so memory is
+bounded by ``MAX_TERMS``.
 """
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lensd_graphtracer.references import Sort, Term
 
-#: Terms kept. Later new ones are not indexed any more; the index says how many.
-MAX_TERMS = 2_000_000
+#: Terms kept, at about 180 bytes each. Later new ones are not indexed; the index counts them.
+MAX_TERMS = 1_000_000
 #: How much sharing one term of a sort says, times its rarity.
 _WORTH = {
     Sort.URL: 3.0,
@@ -22,7 +24,7 @@ _WORTH = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Posting:
     """Where a term was said: first, last, and in how many steps."""
 
@@ -45,14 +47,20 @@ class Evidence:
 class TermIndex:
     """Terms of the steps so far."""
 
-    _postings: dict[str, Posting] = field(default_factory=dict[str, Posting])
+    _slots: dict[int, int] = field(default_factory=dict[int, int])
+    _first: "array[int]" = field(default_factory=lambda: array("l"))
+    _last: "array[int]" = field(default_factory=lambda: array("l"))
+    _count: "array[int]" = field(default_factory=lambda: array("l"))
     _steps: int = 0
     #: Terms not indexed because the index was full.
     dropped: int = 0
 
     def posting(self, key: str) -> Posting | None:
         """Where ``key`` was said so far."""
-        return self._postings.get(key)
+        slot = self._slots.get(hash(key))
+        if slot is None:
+            return None
+        return Posting(self._first[slot], self._last[slot], self._count[slot])
 
     def sources(self, terms: Sequence[Term]) -> Mapping[int, Evidence]:
         """Earlier steps that ``terms`` may come from, with the evidence. Does not add them.
@@ -63,7 +71,7 @@ class TermIndex:
         weights: dict[int, float] = {}
         best: dict[int, tuple[float, Term]] = {}
         for term in terms:
-            posting = self._postings.get(term.key)
+            posting = self.posting(term.key)
             if posting is None:
                 continue
             worth = _WORTH[term.sort] * math.log((1 + self._steps) / posting.steps)
@@ -80,11 +88,16 @@ class TermIndex:
         """Enters the terms of ``step``, which must come after all others."""
         self._steps += 1
         for term in terms:
-            posting = self._postings.get(term.key)
-            if posting is not None:
-                posting.last, posting.steps = step, posting.steps + 1
-            elif len(self._postings) < MAX_TERMS:
-                self._postings[term.key] = Posting(step, step, 1)
+            key = hash(term.key)
+            slot = self._slots.get(key)
+            if slot is not None:
+                self._last[slot] = step
+                self._count[slot] += 1
+            elif len(self._slots) < MAX_TERMS:
+                self._slots[key] = len(self._first)
+                self._first.append(step)
+                self._last.append(step)
+                self._count.append(1)
             else:
                 self.dropped += 1
 
