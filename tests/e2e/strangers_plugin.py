@@ -110,6 +110,23 @@ class Big(Analyzer):
         yield Tensor("numbers", torch.arange(params.rows, dtype=torch.float64), axes=("row",))
 
 
+class Block(Analyzer):
+    """Sleeps on the loop that all async analyzers share."""
+
+    name = "block"
+    examples = (Example("none", "sleeps for no time", {"seconds": 0.0}),)
+
+    class Params(BaseParams):
+        seconds: float
+
+    def requirements(self, params: Any = None) -> Requirements:
+        return Requirements(model=False)
+
+    async def analyze(self, params: Params, ctx: Context) -> AsyncIterator[Result]:
+        yield Record("before", {})
+        time.sleep(params.seconds)  # noqa: ASYNC251  that is its fault
+
+
 class Crash(Analyzer):
     """Raises in the middle."""
 
@@ -130,4 +147,4 @@ class Crash(Analyzer):
 
 @hookimpl
 def lensd_analyzers() -> list[Analyzer]:
-    return [Loop(), Tick(), Wait(), Residual(), Big(), Crash()]
+    return [Loop(), Tick(), Wait(), Residual(), Big(), Block(), Crash()]

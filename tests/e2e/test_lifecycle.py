@@ -134,3 +134,19 @@ def test_a_running_analysis_finishes_before_the_daemon_stops(
             assert len(run["ticks"].to_dict()["tick"]) == 15
         assert running.process.wait(timeout=30) == 0
     assert "Traceback" not in running.log.read_text()
+
+
+def test_an_analyzer_that_holds_the_others_up_ends_with_the_daemon(
+    tmp_path: Path, strangers_plugin: Path, tiny_folder: Path
+) -> None:
+    (tmp_path / "lensd.toml").write_text("[limits]\nmax_stall_s = 1.0\n[server]\ngrace_s = 1.0\n")
+    flags = ("--config", str(tmp_path / "lensd.toml"), "--model", f"llama=dir:{tiny_folder / 'llama'}")
+    with running_daemon(tmp_path, *flags, environment={"PYTHONPATH": str(strangers_plugin)}) as running:
+        with Client(running.grpc) as client:
+            with pytest.raises(LensdError) as failed:
+                list(client.analyze("block", params={"seconds": 30.0}))
+            assert failed.value.reason == "ANALYZER_STUCK"
+        assert running.process.wait(timeout=30) == 1
+    log = running.log.read_text()
+    assert "plugin quarantined" in log
+    assert "start it anew" in log

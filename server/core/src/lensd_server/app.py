@@ -16,20 +16,28 @@ from lensd_server.engine.observers import Observers
 from lensd_server.engine.storage import Storage
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
+from lensd_server.stuck import StuckAnalyzers
 from lensd_server.telemetry.collectors import ForeignCollector, ModelCollector, PluginCollector
 from lensd_server.telemetry.logging import AnalysisLog, configure_logging
 from lensd_server.telemetry.metrics import Metrics
 
 
 def serve(settings: Settings) -> int:
-    """Runs the daemon until it is told to stop; answers the exit status."""
+    """Runs the daemon until it is told to stop; answers the exit status.
+
+    1 when it could not start, or had to stop by itself: a supervisor should start it anew.
+    """
     configure_logging(log_format=settings.server.log_format, level=settings.server.log_level)
     try:
-        asyncio.run(Daemon(settings, assemble(settings), _announce).run())
+        daemon = Daemon(settings, assemble(settings), _announce)
+        asyncio.run(daemon.run())
     except StartFailed as failure:
         print(f"lensd: {failure}", file=sys.stderr)
         return 1
     structlog.get_logger("lensd").info("stopped")
+    if daemon.defeat:
+        print(f"lensd: stopped because {daemon.defeat}; start it anew", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -48,8 +56,15 @@ def assemble(settings: Settings) -> Engine:
         observers=observers,
     )
     storage = Storage.under(settings.server.state_dir, settings.limits)
+    stuck = StuckAnalyzers(registry)
     executor = LocalExecutor(
-        registry, residency, settings.limits, observers, storage=storage, cpu_turn=cpu_turn
+        registry,
+        residency,
+        settings.limits,
+        observers,
+        storage=storage,
+        cpu_turn=cpu_turn,
+        when_stuck=stuck,
     )
     metrics.registry.register(ModelCollector(residency.statuses))
     metrics.registry.register(PluginCollector(registry))
@@ -59,7 +74,9 @@ def assemble(settings: Settings) -> Engine:
         executor.close()
         residency.close()
 
-    return Engine(residency, executor, storage.artifacts, registry, metrics, _devices(), close)
+    return Engine(
+        residency, executor, storage.artifacts, registry, metrics, _devices(), close, stuck.when_held
+    )
 
 
 def _devices() -> list[str]:

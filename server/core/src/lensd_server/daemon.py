@@ -57,6 +57,8 @@ class Engine:
     metrics: Metrics
     devices: Sequence[str]
     close: Callable[[], None]
+    #: Called once, with what to do when an analyzer holds the others up for good.
+    when_held: Callable[[Callable[[str], None]], None] = lambda _: None
 
 
 class Daemon:
@@ -71,6 +73,8 @@ class Daemon:
         self._pulse = Pulse()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        #: Why it had to stop by itself; empty otherwise.
+        self.defeat = ""
         self._servers: list[grpc.aio.Server] = []
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,8 +85,17 @@ class Daemon:
             self._hurry.set()
         self._stop.set()
 
+    def _give_up(self, why: str) -> None:
+        """Drains because only a new process can help. On the daemon's loop."""
+        if not self._stop.is_set():
+            self.defeat = why
+            _log.error("draining, to be started anew", reason=why)
+            self.stop()
+
     async def run(self) -> None:
-        """Serves until asked to stop. Raises StartFailed."""
+        """Serves until asked to stop, or until ``defeat`` says why it cannot go on. Raises StartFailed."""
+        loop = asyncio.get_running_loop()
+        self._engine.when_held(lambda why: loop.call_soon_threadsafe(self._give_up, why))
         with self._signals():
             try:
                 grpc_at, admin_at, metrics_at = await self._listen()

@@ -32,6 +32,7 @@ class PluginStatus(StrEnum):
     ACTIVE = "active"
     BROKEN = "broken"
     DISABLED = "disabled"
+    QUARANTINED = "quarantined"
 
 
 @dataclass(frozen=True, slots=True)

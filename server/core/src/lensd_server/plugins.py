@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 import structlog
 from packaging.utils import canonicalize_name
 
-from lensd_api.errors import UnknownAnalyzer
+from lensd_api.errors import FailedPrecondition, UnknownAnalyzer
 from lensd_api.hookspecs import AnalysisRecord, ModelSource
 from lensd_server.engine.events import RegisteredAnalyzer
 from lensd_server.plugin_loading import (
@@ -30,7 +30,7 @@ _log = structlog.get_logger("lensd.plugins")
 
 @dataclass(slots=True)
 class AnalyzerRegistry:
-    """The installed plugins and their analyzers. Built by :func:`discover`, then read only.
+    """The installed plugins and their analyzers. Built by :func:`discover`; only quarantine changes it.
 
     ``errors`` counts what plugins' hooks raised, by distribution.
     """
@@ -38,12 +38,19 @@ class AnalyzerRegistry:
     _loaded: list[LoadedPlugin] = field(default_factory=list[LoadedPlugin])
     _answers: dict[str, RegisteredAnalyzer] = field(default_factory=dict[str, RegisteredAnalyzer])
     errors: dict[str, int] = field(default_factory=dict[str, int])
+    _quarantined: dict[str, str] = field(default_factory=dict[str, str])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def resolve(self, name: str) -> RegisteredAnalyzer:
         """The analyzer that answers to ``name``, bare or qualified. Raises UnknownAnalyzer."""
         found = self._answers.get(name)
         if found is not None:
+            if (problem := self._quarantined.get(found.distribution)) is not None:
+                raise FailedPrecondition(
+                    f"analyzer {name!r} is switched off since its plugin misbehaved: {problem}",
+                    reason="PLUGIN_QUARANTINED",
+                    metadata={"distribution": found.distribution},
+                )
             return found
         qualified = sorted(known for known in self._answers if known.endswith(f":{name}"))
         if qualified:
@@ -57,7 +64,8 @@ class AnalyzerRegistry:
     def analyzers(self) -> list[RegisteredAnalyzer]:
         """Every analyzer once, by the shortest name it answers to, sorted."""
         shortest: dict[int, RegisteredAnalyzer] = {}
-        for registered in sorted(self._answers.values(), key=lambda r: len(r.name)):
+        working = (r for r in self._answers.values() if r.distribution not in self._quarantined)
+        for registered in sorted(working, key=lambda r: len(r.name)):
             shortest.setdefault(id(registered.analyzer), registered)
         return sorted(shortest.values(), key=lambda r: r.name)
 
@@ -65,6 +73,18 @@ class AnalyzerRegistry:
         """Every installed plugin, broken and disabled ones included, sorted."""
         records = (loaded.record for loaded in self._loaded)
         return sorted(records, key=lambda r: (r.distribution, r.name))
+
+    def quarantine(self, distribution: str, problem: str) -> None:
+        """Switches the analyzers of ``distribution`` off until the process is started anew."""
+        with self._lock:
+            self._quarantined.setdefault(distribution, problem)
+            self.errors[distribution] = self.errors.get(distribution, 0) + 1
+            for loaded in self._loaded:
+                if loaded.record.distribution == distribution:
+                    loaded.record = replace(
+                        loaded.record, status=PluginStatus.QUARANTINED, problem=problem[:MAX_PROBLEM]
+                    )
+        _log.error("plugin quarantined", distribution=distribution, problem=problem)
 
     def model_sources(self) -> dict[str, ModelSource]:
         """Sources of models that plugins add, by URI scheme; the first plugin by name wins."""

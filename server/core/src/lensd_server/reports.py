@@ -18,6 +18,7 @@ _STATUSES = {
     PluginStatus.ACTIVE: "[green]active[/green]",
     PluginStatus.BROKEN: "[red]broken[/red]",
     PluginStatus.DISABLED: "[yellow]disabled[/yellow]",
+    PluginStatus.QUARANTINED: "[red]quarantined[/red]",
 }
 
 

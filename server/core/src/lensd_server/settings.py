@@ -87,6 +87,9 @@ class LimitSettings(_Section):
     max_queued_rows: int = Field(default=4096, ge=1)
     #: Largest artifact or checkpoint that an analyzer may store.
     max_artifact_bytes: int = Field(default=1024 * _MIB, ge=1024)
+    #: How long an analyzer may hold up the others, or go on after it was cancelled, until its
+    #: plugin is quarantined; ``None`` to let it.
+    max_stall_s: float | None = Field(default=30.0, gt=0)
     #: Longest an analysis may take; ``None`` for no limit.
     max_timeout_s: float | None = Field(default=None, gt=0)
 

@@ -9,13 +9,14 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 import structlog
 
 from lensd_api import (
     Draining,
+    Internal,
     LensdError,
     QueueFull,
     UnknownModel,
@@ -43,10 +44,16 @@ from lensd_server.engine.observers import Observers
 from lensd_server.engine.running import Analysis, outcome_of
 from lensd_server.engine.storage import Storage
 from lensd_server.engine.wakeup import Wakeup, post
+from lensd_server.engine.watchdog import Stuck, Watchdog
 from lensd_server.settings import LimitSettings
 
 #: A running analysis says something at least this often, so that proxies keep its stream open.
 HEARTBEAT_S = 10.0
+
+#: How long the analysis loop gets to end; one that an analyzer holds is left behind.
+_HELD_LOOP_S = 5.0
+
+_log = structlog.get_logger("lensd.engine")
 
 #: An analyzer that loops in Python holds the interpreter lock for this long at a time before another
 #: thread gets it; at Python's default of 5 ms each of a request's few thread changes would cost that.
@@ -69,7 +76,8 @@ class RunningAnalysis:
 class LocalExecutor:
     """Implements :class:`lensd_server.engine.events.Executor` with threads of this process.
 
-    ``cpu_turn`` must be the one the loader gives its devices.
+    ``cpu_turn`` must be the one the loader gives its devices. ``when_stuck`` is called on a thread
+    of its own when an analyzer does not give way, after its caller has been told.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class LocalExecutor:
         storage: Storage,
         cpu_turn: Turn,
         heartbeat_s: float = HEARTBEAT_S,
+        when_stuck: Callable[[Stuck], None] | None = None,
     ) -> None:
         self._lookup, self._residency, self._limits = lookup, residency, limits
         self._observers = observers or Observers()
@@ -93,6 +102,11 @@ class LocalExecutor:
         self._running: list[Analysis] = []
         self._waiting_for_end: list[Wakeup] = []
         self._draining = False
+        self._when_stuck = when_stuck
+        self._watchdog: Watchdog | None = None
+        if limits.max_stall_s is not None:
+            self._watchdog = Watchdog(self._loop, self._analyses, self._stuck, limits.max_stall_s)
+            self._watchdog.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     @property
@@ -132,9 +146,7 @@ class LocalExecutor:
 
     def running(self) -> list[RunningAnalysis]:
         """What runs now, oldest first."""
-        with self._lock:
-            analyses = list(self._running)
-        return [self._describe(analysis) for analysis in analyses]
+        return [self._describe(analysis) for analysis in self._analyses()]
 
     def cancel(self, request_id: str) -> bool:
         """Cancels on an operator's wish. False when no such analysis was running."""
@@ -176,7 +188,9 @@ class LocalExecutor:
     def close(self) -> None:
         """Ends the executor's threads. Drain first."""
         self._draining = True
-        self._loop.close()
+        if self._watchdog is not None:
+            self._watchdog.close()
+        self._loop.close(_HELD_LOOP_S)
         self._computing.close()
 
     # On the loop of the caller
@@ -211,6 +225,7 @@ class LocalExecutor:
         """The whole life of one analysis; never raises."""
         loop, task, ticket = asyncio.get_running_loop(), asyncio.current_task(), analysis.ticket
         assert task is not None
+        analysis.task = task
         structlog.contextvars.bind_contextvars(request_id=ticket.request_id)
         ticket.on_cancel(lambda: post(loop, task.cancel))
         alarm = None if ticket.deadline is None else loop.call_at(ticket.deadline, ticket.expire)
@@ -242,6 +257,7 @@ class LocalExecutor:
         request, ticket, channel = analysis.request, analysis.ticket, analysis.channel
         registered = self._lookup.resolve(request.analyzer)
         analysis.analyzer = ticket.analyzer = registered.name
+        analysis.distribution = registered.distribution
         with analysis.foreign():
             params = registered.analyzer.Params.parse(request.params)
             needs = registered.analyzer.requirements(params)
@@ -290,6 +306,34 @@ class LocalExecutor:
             model_revision="" if status is None else status.revision,
             queue_position=ahead,
         )
+
+    def _analyses(self) -> list[Analysis]:
+        with self._lock:
+            return list(self._running)
+
+    def _stuck(self, found: Stuck) -> None:
+        """Tells the caller of what does not give way, and whoever can do more about it."""
+        analysis = found.analysis
+        analyzer = "" if analysis is None else analysis.analyzer
+        request_id = "" if analysis is None else analysis.ticket.request_id
+        _log.error(
+            "an analyzer does not give way",
+            analyzer=analyzer,
+            request_id=request_id,
+            seconds=round(found.seconds, 1),
+            holds_loop=found.holds_loop,
+        )
+        if analysis is not None:
+            analysis.channel.abort(
+                Internal(
+                    f"analyzer {analyzer} has not given way for {found.seconds:.0f} s and was given up; "
+                    "its author should compute in ctx.compute, or in a plain generator",
+                    reason="ANALYZER_STUCK",
+                    metadata={"analyzer": analyzer},
+                )
+            )
+        if self._when_stuck is not None:
+            self._when_stuck(found)
 
     def _forget(self, analysis: Analysis) -> None:
         with self._lock:

@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from lensd_server.engine.wakeup import post
 
 
 class AnalysisLoop:
@@ -19,12 +21,23 @@ class AnalysisLoop:
         """Runs ``work`` as a task of the loop. From any thread."""
         self._loop.call_soon_threadsafe(self._spawn, work)
 
-    def close(self) -> None:
-        """Stops the loop; tasks that still run are cancelled first."""
+    def ask(self, answer: Callable[[], None]) -> None:
+        """Calls ``answer`` on the loop as soon as it turns."""
+        post(self._loop, answer)
+
+    def running_task(self) -> asyncio.Task[Any] | None:
+        """The task whose code is on the loop's thread at this moment."""
+        return asyncio.current_task(self._loop)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Stops the loop; tasks that still run are cancelled first.
+
+        A loop that is held by an analyzer is left behind after ``timeout_s``.
+        """
         if self._loop.is_closed():
             return
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.join(timeout_s)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

@@ -1,5 +1,6 @@
 """One analysis while it runs, and how it ended."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,13 +45,16 @@ _OUTCOMES: tuple[tuple[type[LensdError], str], ...] = (
 
 @dataclass(slots=True, eq=False)
 class Analysis:
-    """One request with its ticket and its channel. ``analyzer`` and ``model`` are what it resolved to."""
+    """One request with its ticket and its channel. ``analyzer``,
+    ``distribution`` and ``model`` are what it resolved to, ``task`` what runs on the analysis loop."""
 
     request: AnalysisRequest
     ticket: Ticket
     channel: Channel
     analyzer: str = ""
+    distribution: str = ""
     model: str = ""
+    task: "asyncio.Task[None] | None" = None
     admitted: bool = False
     started: float = field(default_factory=time.monotonic)
 

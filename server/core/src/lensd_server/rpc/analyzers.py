@@ -20,6 +20,7 @@ _STATUSES = {
     PluginStatus.ACTIVE: analyzers_pb2.PLUGIN_STATUS_ACTIVE,
     PluginStatus.BROKEN: analyzers_pb2.PLUGIN_STATUS_BROKEN,
     PluginStatus.DISABLED: analyzers_pb2.PLUGIN_STATUS_DISABLED,
+    PluginStatus.QUARANTINED: analyzers_pb2.PLUGIN_STATUS_QUARANTINED,
 }
 _MAX_PROBLEM = 500
 

@@ -1,0 +1,32 @@
+"""What the process does about an analyzer that does not give way."""
+
+from collections.abc import Callable
+
+from lensd_server.engine.watchdog import Stuck
+from lensd_server.plugins import AnalyzerRegistry
+
+
+class StuckAnalyzers:
+    """Quarantines the plugin; where the shared loop is held, has the process drained as well.
+
+    No thread can be ended from outside: whoever waits behind a held loop is served only by a new
+    process.
+    """
+
+    def __init__(self, registry: AnalyzerRegistry) -> None:
+        self._registry = registry
+        self._give_up: Callable[[str], None] | None = None
+
+    def when_held(self, give_up: Callable[[str], None]) -> None:
+        """``give_up`` is called with the reason, on any thread."""
+        self._give_up = give_up
+
+    def __call__(self, found: Stuck) -> None:
+        """See :class:`lensd_server.engine.executor.LocalExecutor`."""
+        name = "something" if found.analysis is None else f"analyzer {found.analysis.analyzer}"
+        done = "held up all others" if found.holds_loop else "went on after it was cancelled"
+        problem = f"{name} {done} for {found.seconds:.0f} s"
+        if found.analysis is not None:
+            self._registry.quarantine(found.analysis.distribution, problem)
+        if found.holds_loop and self._give_up is not None:
+            self._give_up(problem)

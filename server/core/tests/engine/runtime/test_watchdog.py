@@ -1,0 +1,163 @@
+"""Analyzers that do not give way are found, told of once, and harm as little as can be."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from lensd_api import Analyzer, FailedPrecondition, Internal, Record, Requirements
+from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.channel import Channel
+from lensd_server.engine.events import AnalysisRequest, RegisteredAnalyzer
+from lensd_server.engine.loop import AnalysisLoop
+from lensd_server.engine.running import Analysis
+from lensd_server.engine.watchdog import Stuck, Watchdog
+from lensd_server.plugin_loading import LoadedPlugin, PluginRecord, PluginStatus
+from lensd_server.plugins import AnalyzerRegistry
+from lensd_server.stuck import StuckAnalyzers
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Scene:
+    """A real loop, a clock of the test's own, and what the watchdog told."""
+
+    def __init__(self) -> None:
+        self.loop = AnalysisLoop()
+        self.clock = Clock()
+        self.running: list[Analysis] = []
+        self.told: list[Stuck] = []
+        self.watchdog = Watchdog(
+            self.loop, lambda: self.running, self.told.append, stall_s=10.0, clock=self.clock
+        )
+
+    def turned(self) -> None:
+        """Waits until the loop has answered everything it was asked so far."""
+        answered = threading.Event()
+        self.loop.ask(answered.set)
+        assert answered.wait(60)
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.loop.close()
+
+
+def analysis() -> Analysis:
+    return Analysis(
+        AnalysisRequest("r", "a"), Ticket(request_id="r"), Channel(), analyzer="a", distribution="d"
+    )
+
+
+async def test_a_loop_that_turns_is_left_alone(scene: Scene) -> None:
+    for _ in range(5):
+        scene.watchdog.look()
+        scene.turned()
+        scene.clock.now += 60.0
+    assert scene.told == []
+
+
+async def test_a_held_loop_is_told_of_once_with_the_analysis_that_holds_it(scene: Scene) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    culprit, bystander = analysis(), analysis()
+    scene.running = [bystander, culprit]
+
+    async def hold() -> None:
+        culprit.task = asyncio.current_task()
+        entered.set()
+        leave.wait(60)
+
+    scene.loop.start(hold())
+    assert await asyncio.to_thread(entered.wait, 60)
+    scene.watchdog.look()
+    scene.clock.now += 9.0
+    scene.watchdog.look()
+    assert scene.told == []
+    scene.clock.now += 2.0
+    scene.watchdog.look()
+    scene.watchdog.look()
+    assert scene.told == [Stuck(culprit, 11.0, holds_loop=True)]
+    leave.set()
+
+
+async def test_a_cancelled_analysis_that_goes_on_is_told_of_once(scene: Scene) -> None:
+    stubborn = analysis()
+    scene.running = [stubborn, analysis()]
+    stubborn.ticket.cancel()
+    assert stubborn.ticket.cancelled_at is not None
+    scene.clock.now = stubborn.ticket.cancelled_at + 9.0
+    scene.watchdog.look()
+    assert scene.told == []
+    scene.clock.now += 2.0
+    scene.watchdog.look()
+    scene.turned()
+    scene.watchdog.look()
+    assert [(found.analysis, found.holds_loop) for found in scene.told] == [(stubborn, False)]
+
+
+class Hold(Analyzer):
+    """Blocks the loop it should share."""
+
+    name = "hold"
+
+    def __init__(self) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def requirements(self, params: Any = None) -> Requirements:
+        return Requirements(model=False)
+
+    async def analyze(self, params: Any, ctx: Any) -> AsyncIterator[Any]:
+        self.entered.set()
+        self.leave.wait(60)
+        yield Record("r", {})
+
+
+async def test_the_caller_of_an_analyzer_that_holds_the_loop_is_told(make_rig: Any) -> None:
+    rig, hold = make_rig(max_stall_s=0.5), Hold()
+    stream = rig.start(hold)
+    try:
+        with pytest.raises(Internal) as failed:
+            async for _ in stream:
+                pass
+        assert failed.value.reason == "ANALYZER_STUCK"
+        assert "hold" in failed.value.message
+    finally:
+        hold.leave.set()
+    await rig.settled()
+
+
+def registry() -> AnalyzerRegistry:
+    record = PluginRecord("p", "dist", "1.0", PluginStatus.ACTIVE, "", ("hold",))
+    return AnalyzerRegistry(
+        [LoadedPlugin(record)], {"hold": RegisteredAnalyzer(Hold(), "hold", "dist", "1.0")}
+    )
+
+
+async def test_its_plugin_is_quarantined_and_a_held_process_given_up() -> None:
+    plugins = registry()
+    policy, given_up = StuckAnalyzers(plugins), list[str]()
+    policy.when_held(given_up.append)
+    found = analysis()
+    found.distribution = "dist"
+    policy(Stuck(found, 31.0, holds_loop=False))
+    assert given_up == []
+    assert plugins.analyzers() == []
+    assert [(p.status, p.problem) for p in plugins.plugins()] == [
+        (PluginStatus.QUARANTINED, "analyzer a went on after it was cancelled for 31 s")
+    ]
+    with pytest.raises(FailedPrecondition, match="switched off") as refused:
+        plugins.resolve("hold")
+    assert refused.value.reason == "PLUGIN_QUARANTINED"
+    policy(Stuck(found, 31.0, holds_loop=True))
+    assert given_up == ["analyzer a held up all others for 31 s"]
