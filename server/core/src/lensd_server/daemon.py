@@ -17,6 +17,7 @@ import structlog
 
 from lensd_api.errors import LensdError
 from lensd_server.engine.events import ModelState
+from lensd_server.engine.wakeup import post
 from lensd_server.plugins import AnalyzerRegistry
 from lensd_server.rpc.analysis import AnalysisServicer
 from lensd_server.rpc.analyzers import AnalyzerServicer
@@ -95,7 +96,7 @@ class Daemon:
     async def run(self) -> None:
         """Serves until asked to stop, or until ``defeat`` says why it cannot go on. Raises StartFailed."""
         loop = asyncio.get_running_loop()
-        self._engine.when_held(lambda why: loop.call_soon_threadsafe(self._give_up, why))
+        self._engine.when_held(lambda why: post(loop, self._give_up, why))
         with self._signals():
             try:
                 grpc_at, admin_at, metrics_at = await self._listen()
