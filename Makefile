@@ -11,7 +11,7 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-DISTRIBUTIONS := proto server/api server/core plugins/dla plugins/graphtracer plugins/shop_r1 clients/python .
+DISTRIBUTIONS := proto server/api server/core plugins/dla plugins/graphtracer plugins/shop_r1 plugins/vsa_probe clients/python .
 PROJECTS := $(DISTRIBUTIONS:%=%/pyproject.toml)
 INSTALL := $(PIP) install -qq --constraint .ci/constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
