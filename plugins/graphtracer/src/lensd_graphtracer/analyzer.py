@@ -20,7 +20,9 @@ class GraphTracer(Analyzer):
         ResultSpec("idg", "graph", "edges while they are found; nodes with impact and suspicion at the end"),
         ResultSpec("conflicts", "table", "steps that disagree and whose words both reached a later step"),
         ResultSpec("flow", "table", "with a model: nats per token each step owes to each earlier one"),
-        ResultSpec("counterfactual", "table", "with a model: what leaving out a step does to the answers known"),
+        ResultSpec(
+            "counterfactual", "table", "with a model: what leaving out a step does to the answers known"
+        ),
         ResultSpec("suspects", "table", "the ranking with probabilities and reasons"),
         ResultSpec("root_cause", "record", "agent, step, confidence, path to the symptom, evidence in words"),
         ResultSpec("reading", "record", "what was read, what was left out, and the sizes of the graph"),
@@ -34,7 +36,13 @@ class GraphTracer(Analyzer):
         Example(
             "planted-code",
             "which step a number came from, as the model sees it",
-            {"trace": PLANTED_CODE, "use_model": True, "flow_steps": [6], "step_tokens": 40, "output_tokens": 32},
+            {
+                "trace": PLANTED_CODE,
+                "use_model": True,
+                "flow_steps": [6],
+                "step_tokens": 40,
+                "output_tokens": 32,
+            },
         ),
     )
 

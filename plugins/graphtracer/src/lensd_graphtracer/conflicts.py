@@ -13,9 +13,11 @@ _CLAIM = re.compile(
     r"(?P<value>[$€£]?-?\d[\d,]*(?:\.\d+)?%?|[A-Z][\w’'-]*(?: [A-Z][\w’'-]*){0,4})(?=[\s.,;*\"'`)\]}]|$)"
 )
 #: Keys of forms and ledgers, which say something else each time.
-_FORMAL = frozenset("answer reason step name output result note task role query url address title value code exitcode".split())
+_FORMAL = frozenset(
+    "answer reason step name output result note task role query address title value code exitcode".split(" ")  # noqa: SIM905
+)
 #: Values that are no claim.
-_EMPTY = frozenset("the a an true false none null yes no it this not".split())
+_EMPTY = frozenset(("the", "a", "an", "true", "false", "none", "null", "yes", "no", "it", "this", "not"))
 #: Conflicts reported, and claims of one key remembered.
 MOST, _VALUES = 100, 16
 

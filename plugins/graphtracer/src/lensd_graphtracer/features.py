@@ -49,6 +49,7 @@ FEATURES: Mapping[Family, Mapping[str, str]] = {
     Family.DIRECTED: {
         "worker": "it does work rather than handing it out",
         "instruction": "it tells another agent what to do",
+        "first_worker": "it is the first work done",
         "worker_order": "much work was done before it",
         "replan": "it throws the plan away",
         "doubt": "it speaks of an error or irrelevance",
@@ -102,7 +103,9 @@ def describe(
     origin = trace_back(readings, measures.terminal)
     spoken = Counter(step.agent for step in steps if is_worker(step.agent))
     total = max(1, spoken.total())
-    fitting = [k for k, step in enumerate(steps) if step.kind not in (Kind.TOOL, Kind.ASK)] or list(range(len(steps)))
+    fitting = [k for k, step in enumerate(steps) if step.kind not in (Kind.TOOL, Kind.ASK)] or list(
+        range(len(steps))
+    )
     found: list[Candidate] = []
     workers_before = 0
     for order, k in enumerate(fitting):
@@ -113,7 +116,9 @@ def describe(
         works = is_worker(step.agent)
         values = {
             "order": math.log1p(order),
-            "assumption": math.log1p(signs[k][Signal.ASSUMPTION].count) if Signal.ASSUMPTION in signs[k] else 0.0,
+            "assumption": math.log1p(signs[k][Signal.ASSUMPTION].count)
+            if Signal.ASSUMPTION in signs[k]
+            else 0.0,
             "code": Signal.CODE in signs[k],
             "crash_follows": runs_next and Signal.CRASH in after,
             "doubt_follows": Signal.DOUBT in after or Signal.MISSING in after,
@@ -126,6 +131,7 @@ def describe(
             "share": spoken[step.agent] / total if works else 0.0,
             "worker": works,
             "instruction": step.kind is Kind.INSTRUCTION,
+            "first_worker": works and workers_before == 0,
             "worker_order": math.log1p(workers_before),
             "replan": step.kind is Kind.THOUGHT and Signal.GIVING_UP in signs[k],
             "doubt": Signal.DOUBT in signs[k],

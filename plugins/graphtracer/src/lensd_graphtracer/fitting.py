@@ -15,8 +15,8 @@ from lensd_graphtracer.features import ANSWER_FEATURE, FEATURES, Family, Scene
 from lensd_graphtracer.ranker import Ranker, Weights, rank
 
 #: Variance of the weights' Gaussian prior is 1 / RIDGE, on standardised features.
-RIDGE: Mapping[Family, float] = {Family.PEER: 3.0, Family.DIRECTED: 2.0}
-AGENT_EMPHASIS = 1.0
+RIDGE: Mapping[Family, float] = {Family.PEER: 3.0, Family.DIRECTED: 1.0}
+AGENT_EMPHASIS = 0.5
 
 Array = NDArray[np.float64]
 
@@ -65,7 +65,9 @@ def _fit_family(samples: Sequence[Sample], names: Sequence[str], ridge: float) -
     deviation = np.concatenate(rows).std(axis=0)
     scales = np.where(deviation > 0, deviation, 1.0)
     weights = newton([(matrix / scales, label) for matrix, label in pairs], ridge)
-    return Weights(dict(zip(names, weights.tolist(), strict=True)), dict(zip(names, scales.tolist(), strict=True)))
+    return Weights(
+        dict(zip(names, weights.tolist(), strict=True)), dict(zip(names, scales.tolist(), strict=True))
+    )
 
 
 def newton(pairs: Sequence[tuple[Array, int]], ridge: float) -> Array:
@@ -104,9 +106,7 @@ def _softmax(z: Array) -> Array:
     return p / p.sum()
 
 
-def held_out(
-    samples: Sequence[Sample], leave_out: frozenset[str] = frozenset()
-) -> list[tuple[int, Ranker]]:
+def held_out(samples: Sequence[Sample], leave_out: frozenset[str] = frozenset()) -> list[tuple[int, Ranker]]:
     """For every sample the ranker fitted on all samples of other groups, with the sample's number."""
     by_group: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
@@ -127,7 +127,9 @@ def temperature(samples: Sequence[Sample], family: Family) -> float:
         total = 0.0
         for i, ranker in cases:
             mine = ranker.families[family]
-            at = Ranker({**ranker.families, family: Weights(mine.weights, mine.scales, t)}, ranker.agent_emphasis)
+            at = Ranker(
+                {**ranker.families, family: Weights(mine.weights, mine.scales, t)}, ranker.agent_emphasis
+            )
             p = {s.step: s.probability for s in rank(samples[i].scene, at)}.get(samples[i].step)
             if p is not None:
                 total += math.log(p)

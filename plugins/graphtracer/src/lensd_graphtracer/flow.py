@@ -112,7 +112,9 @@ def plan_flow(task: str, steps: Sequence[Step], params: GraphTracerParams, card:
     return FlowPlan(preamble, tuple(reversed(chosen)), tuple(reversed(skipped)), cut, ending)
 
 
-def measure_flow(plan: FlowPlan, steps: Mapping[int, Step], model: BlockingModelHandle) -> Iterator[list[Flow]]:
+def measure_flow(
+    plan: FlowPlan, steps: Mapping[int, Step], model: BlockingModelHandle
+) -> Iterator[list[Flow]]:
     """Per target its flows, in the order of the plan."""
     for target in plan.targets:
         whole = _row(plan.preamble, target, None)
@@ -121,7 +123,7 @@ def measure_flow(plan: FlowPlan, steps: Mapping[int, Step], model: BlockingModel
         gains: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
         for start in range(0, len(rows), _BATCH):
             for values in model.logprobs(rows[start : start + _BATCH]):
-                gains.append(np.asarray(values[-n:].tolist(), dtype=np.float64))
+                gains.append(values[-n:].double().numpy())
         yield [
             _flow(segment.step, target, gains[0] - gains[1 + k], steps[target.step], model)
             for k, segment in enumerate(target.context)
@@ -163,7 +165,11 @@ def _target(
 
 
 def _flow(
-    source: int, target: Target, gain: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", step: Step, card: ModelCard
+    source: int,
+    target: Target,
+    gain: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
+    step: Step,
+    card: ModelCard,
 ) -> Flow:
     start, end = best_span(gain)
     text = card.decode(target.output[start:end]).strip()

@@ -6,7 +6,6 @@ only if a later one refers to it, or if it is the last that says something.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import networkx as nx
 
@@ -155,13 +154,12 @@ def measure(steps: Sequence[Step], edges: Sequence[Dependency], alpha: float = 0
     nodes = frozenset(v for v in places if whole.out_degree(v) > 0 or v == terminal)
     graph = whole.subgraph(nodes)
     estimated = len(nodes) > PIVOTS
-    between = cast(
-        "dict[int, float]",
-        nx.betweenness_centrality(graph, k=PIVOTS if estimated else None, normalized=False, seed=0),
-    )
+    between = nx.betweenness_centrality(graph, k=PIVOTS if estimated else None, normalized=False, seed=0)
     degree = {v: int(graph.out_degree(v)) for v in nodes}
     most, widest = max(degree.values()) or 1, max(between.values()) or 1.0
     impact = {v: alpha * degree[v] / most + (1 - alpha) * between[v] / widest for v in nodes}
-    ancestors = frozenset(cast("set[int]", nx.ancestors(whole, terminal)) | {terminal})
+    ancestors = frozenset({terminal, *nx.ancestors(whole, terminal)})  # pyright: ignore[reportUnknownMemberType]
     sources = frozenset(v for v in nodes if graph.in_degree(v) == 0)
-    return Measures(nodes, impact, {v: int(whole.out_degree(v)) for v in places}, ancestors, terminal, sources, estimated)
+    return Measures(
+        nodes, impact, {v: int(whole.out_degree(v)) for v in places}, ancestors, terminal, sources, estimated
+    )

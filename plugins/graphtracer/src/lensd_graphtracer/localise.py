@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from itertools import pairwise
 
 import networkx as nx
 
@@ -40,7 +40,7 @@ class RootCause:
     #: Probability of the step, and of its agent, over all candidates.
     confidence: float
     agent_confidence: float
-    #: Steps from the root cause to the symptom; just the root cause when no edges lead there.
+    #: Steps from the root cause to the symptom, or to the last step that its words reach.
     path: tuple[int, ...]
     reaches_symptom: bool
     symptom: int
@@ -72,20 +72,19 @@ def conclude(
 def strongest_path(source: int, target: int, edges: Sequence[Dependency]) -> tuple[int, ...]:
     """The path whose edges take the largest shares of what their targets refer to, multiplied.
 
-    Just ``source`` when there is none.
+    Where no edges lead to ``target``: the path to the last step that ``source`` reaches, maybe itself.
     """
     total: dict[int, float] = {}
     for edge in edges:
         total[edge.target] = total.get(edge.target, 0.0) + edge.weight
     graph: nx.DiGraph[int] = nx.DiGraph()
-    graph.add_nodes_from((source, target))
+    graph.add_node(source)
     for edge in edges:
         cost = -math.log(edge.weight / total[edge.target]) if edge.weight > 0 else 50.0
-        graph.add_edge(edge.source, edge.target, cost=cost + 1e-9)
-    try:
-        return tuple(cast("list[int]", nx.dijkstra_path(graph, source, target, weight="cost")))
-    except nx.NetworkXNoPath:
-        return (source,)
+        graph.add_edge(edge.source, edge.target, cost=max(0.0, cost) + 1e-9)
+    _, paths = nx.single_source_dijkstra(graph, source, weight="cost")
+    reached: Mapping[int, Sequence[int]] = paths
+    return tuple(reached[target] if target in reached else reached[max(reached)])
 
 
 def by_rules(scene: Scene, edges: Sequence[Dependency], measures: Measures) -> int:
@@ -115,7 +114,11 @@ def in_words(name: str, family: Family) -> str:
 
 
 def _evidence(
-    suspect: Suspect, scene: Scene, path: Sequence[int], edges: Sequence[Dependency], steps: Mapping[int, Step]
+    suspect: Suspect,
+    scene: Scene,
+    path: Sequence[int],
+    edges: Sequence[Dependency],
+    steps: Mapping[int, Step],
 ) -> list[str]:
     said = [
         f"{in_words(name, scene.family)}{_quoted(name, suspect, steps)}"
@@ -123,7 +126,7 @@ def _evidence(
         if value > 0.01
     ][:_REASONS]
     by_pair = {(edge.source, edge.target): edge for edge in edges}
-    for source, target in zip(path, path[1:], strict=False):
+    for source, target in pairwise(path):
         edge = by_pair[source, target]
         said.append(f"step {target} ({steps[target].agent}) {link_in_words(edge, steps)}")
     return said or ["nothing speaks for it in particular: it is the likeliest place by its position alone"]

@@ -41,13 +41,19 @@ class GraphTracerParams(BaseParams):
     top_k: int = Field(default=10, ge=1, le=1000, description="Suspects reported.")
     max_parents: int = Field(default=4, ge=1, le=32, description="Strongest references kept of one step.")
     window_tokens: int = Field(
-        default=512, ge=32, le=131_072, description="Tokens of earlier steps the model sees before a step; older steps are left out."
+        default=512,
+        ge=32,
+        le=131_072,
+        description="Tokens of earlier steps the model sees before a step; older steps are left out.",
     )
     step_tokens: int = Field(
         default=96, ge=8, le=8192, description="Tokens kept of each earlier step: its beginning and its end."
     )
     output_tokens: int = Field(
-        default=96, ge=4, le=8192, description="Tokens at the beginning of a step whose likelihood is measured."
+        default=96,
+        ge=4,
+        le=8192,
+        description="Tokens at the beginning of a step whose likelihood is measured.",
     )
     flow_steps: tuple[int, ...] | None = Field(
         default=None,

@@ -66,7 +66,9 @@ def rank(scene: Scene, ranker: Ranker) -> tuple[Suspect, ...]:
         for candidate, p, why in zip(scene.candidates, share.tolist(), reasons, strict=True)
     ]
     return tuple(
-        sorted(suspects, key=lambda s: (-(s.probability + ranker.agent_emphasis * s.agent_probability), s.step))
+        sorted(
+            suspects, key=lambda s: (-(s.probability + ranker.agent_emphasis * s.agent_probability), s.step)
+        )
     )
 
 

@@ -17,7 +17,9 @@ _LONGEST = 100
 
 _URL = re.compile(r"https?://[^\s<>\"'`)\]}]+")
 _NUMBER = re.compile(r"(?<![\w.,])[$€£]?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(%?)(?![\w])")
-_QUOTE = re.compile(r"\"([^\"\n]{3,100})\"|“([^”\n]{3,100})”|'([^'\n]{4,100})'|`([^`\n]{3,100})`|\*\*([^*\n]{3,100})\*\*")
+_QUOTE = re.compile(
+    r"\"([^\"\n]{3,100})\"|“([^”\n]{3,100})”|'([^'\n]{4,100})'|`([^`\n]{3,100})`|\*\*([^*\n]{3,100})\*\*"
+)
 _NAME = re.compile(
     r"(?:[A-Z][\w’'-]*[^\W\d_]|[A-Z]\.)(?:[ ](?:(?:of|the|de|la|van|von|and)[ ])?(?:[A-Z][\w’'-]*|[A-Z]\.|\d{1,4}(?![\d.])))+"
 )
@@ -72,7 +74,9 @@ def _read(text: str) -> Iterator[tuple[int, str]]:
 def _terms(text: str) -> Iterator[Term]:
     for m in _URL.finditer(text):
         url = m[0].rstrip(".,;:!?")
-        yield Term(f"u:{url.split('://', 1)[1].rstrip('/').lower()}", Sort.URL, m.start(), m.start() + len(url))
+        yield Term(
+            f"u:{url.split('://', 1)[1].rstrip('/').lower()}", Sort.URL, m.start(), m.start() + len(url)
+        )
     for m in _NUMBER.finditer(text):
         if (value := normal_number(m)) is not None:
             yield Term(f"n:{value}", Sort.NUMBER, m.start(), m.end())
@@ -89,7 +93,12 @@ def _terms(text: str) -> Iterator[Term]:
     words = list(_WORD.finditer(text))
     lower = [m[0].lower() for m in words]
     for i in range(len(words) - _PHRASE + 1):
-        yield Term(f"p:{' '.join(lower[i : i + _PHRASE])}", Sort.PHRASE, words[i].start(), words[i + _PHRASE - 1].end())
+        yield Term(
+            f"p:{' '.join(lower[i : i + _PHRASE])}",
+            Sort.PHRASE,
+            words[i].start(),
+            words[i + _PHRASE - 1].end(),
+        )
 
 
 def normal_number(found: "re.Match[str]") -> str | None:

@@ -11,7 +11,6 @@ from lensd_graphtracer.idg import Dependency, DependencyGraph, Measures, Reading
 from lensd_graphtracer.localise import RootCause, in_words
 from lensd_graphtracer.ranker import Suspect
 from lensd_graphtracer.references import is_cut
-from lensd_graphtracer.signals import IN_WORDS
 from lensd_graphtracer.trace import Step, Trace
 
 #: Characters of an excerpt.
@@ -182,14 +181,13 @@ def suspects_table(suspects: Sequence[Suspect], scene: Scene, measures: Measures
             "impact": [measures.impact.get(s.step, 0.0) for s in shown],
             "reaches_symptom": [s.step in measures.ancestors for s in shown],
             "reasons": ["; ".join(_reasons(s, scene)) for s in shown],
-            "signs": ["; ".join(IN_WORDS[signal] for signal in s.candidate.signs) for s in shown],
         },
         title="who may have broken the run, likeliest first",
     )
 
 
 def _reasons(suspect: Suspect, scene: Scene) -> Iterator[str]:
-    for name, value in sorted(suspect.reasons.items(), key=lambda pair: -pair[1])[:3]:
+    for name, value in sorted(suspect.reasons.items(), key=lambda pair: -pair[1])[:2]:
         if value > 0.01:
             yield in_words(name, scene.family)
 

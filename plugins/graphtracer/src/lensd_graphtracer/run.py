@@ -44,9 +44,13 @@ class Run:
     def _warn(self) -> None:
         trace = self._trace
         if all(step.agent == UNNAMED for step in trace.steps):
-            self._ctx.warn("NO_SPEAKERS", "the log names no speakers: only the step of the answer means anything")
+            self._ctx.warn(
+                "NO_SPEAKERS", "the log names no speakers: only the step of the answer means anything"
+            )
         if self._params.use_answer and trace.right_answer is None:
-            self._ctx.warn("NO_RIGHT_ANSWER", "use_answer is set, but the log has no right answer; went on without")
+            self._ctx.warn(
+                "NO_RIGHT_ANSWER", "use_answer is set, but the log has no right answer; went on without"
+            )
         if len(trace.content_steps) == 1:
             self._ctx.warn("ONE_STEP", "the log has one step that says anything: there is no other to blame")
 
@@ -69,13 +73,16 @@ class Run:
         targets = frozenset(t.step for t in self._plan.targets) if self._plan else frozenset[int]()
         per_part = max(_PART_EDGES, len(steps) * self._params.max_parents // _PARTS)
         earlier: list[int] = []
+        none: list[Flow] = []
         for done, step in enumerate(steps, 1):
             if done % _LOOK == 0 and self._ctx.cancelled:
                 return
             reading = self._graph.grow(step)
-            flows = next(measured, []) if step.index in targets else []
+            flows: list[Flow] = next(measured, none) if step.index in targets else none
             self._flows += flows
-            reading.parents = add_flow(reading.parents, flows, self._params.max_parents) if flows else reading.parents
+            reading.parents = (
+                add_flow(reading.parents, flows, self._params.max_parents) if flows else reading.parents
+            )
             if self._params.edges is not Edges.REFERENCES:
                 rewire(reading, earlier, self._params.edges)
             earlier.append(step.index)
@@ -118,4 +125,3 @@ class Run:
             for answer, which in answers
             for effect in measure_support(plan.preamble, plan.ending, answer, which, self._ctx.model)
         ]
-

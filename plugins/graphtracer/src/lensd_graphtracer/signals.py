@@ -27,23 +27,6 @@ class Signal(StrEnum):
     GIVING_UP = "giving up"
 
 
-#: In words, for the caller.
-IN_WORDS: Mapping[Signal, str] = {
-    Signal.CRASH: "an error or failed execution shows in it",
-    Signal.MISSING: "it says that something was not found or could not be done",
-    Signal.EMPTY_RESULT: "its output is empty",
-    Signal.REFUSAL: "it declines or asks others for what it should do",
-    Signal.ASSUMPTION: "it assumes, simulates or uses placeholders instead of looking up",
-    Signal.CONFIRMATION: "it confirms results",
-    Signal.DEFERRAL: "it announces work instead of doing it",
-    Signal.DOUBT: "it says that something before it was wrong",
-    Signal.STALL: "it says that no progress is being made",
-    Signal.IDLE: "nothing happens in it",
-    Signal.CODE: "it contains code",
-    Signal.CONCLUSION: "it states a conclusion",
-    Signal.GIVING_UP: "it ends or replans the work",
-}
-
 _PATTERNS: Mapping[Signal, "re.Pattern[str]"] = {
     Signal.CRASH: re.compile(
         r"Traceback \(most recent call last\)|exit ?code: ?(?!0\b)-?\d+|execution failed|\b[A-Z]\w*(?:Error|Exception)\b"
@@ -89,7 +72,9 @@ _PATTERNS: Mapping[Signal, "re.Pattern[str]"] = {
     Signal.CONCLUSION: re.compile(
         r"(?i)\b(?:final answer|the answer is|in conclusion|therefore|thus,|conclude[sd]?|the (?:result|total|final result) is|summary|terminate)\b"
     ),
-    Signal.GIVING_UP: re.compile(r"(?i)\b(?:replanning|max (?:rounds|time)|terminate|no agent selected|giving up)\b"),
+    Signal.GIVING_UP: re.compile(
+        r"(?i)\b(?:replanning|max (?:rounds|time)|terminate|no agent selected|giving up)\b"
+    ),
 }
 
 

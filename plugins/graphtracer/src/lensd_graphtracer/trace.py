@@ -12,7 +12,9 @@ from enum import StrEnum
 _QUALIFIED = re.compile(r"^(?P<agent>.*?) \((?P<note>.*)\)\s*$", re.DOTALL)
 _ADDRESS = re.compile(r"^->\s*(?P<to>.+)$", re.DOTALL)
 #: Speakers that only run what others wrote.
-_EXECUTOR = re.compile(r"(?i)(terminal|executor|interpreter|sandbox|^environment$|^shell$|^tools?$|^function$)")
+_EXECUTOR = re.compile(
+    r"(?i)(terminal|executor|interpreter|sandbox|^environment$|^shell$|^tools?$|^function$)"
+)
 #: Speakers that only asked.
 _ASKER = re.compile(r"(?i)^(human|user|user_?proxy|customer)$")
 #: Speakers that hand out work and keep the books.

@@ -62,7 +62,11 @@ def _held_out(cases: Sequence[Case], samples: Sequence[Sample], family: Family) 
             agents.append(first.candidate.agent == cases[i].agent)
             steps.append(first.step == cases[i].step)
     n = max(1, len(agents))
-    return {"agent": round(100 * sum(agents) / n, 1), "step": round(100 * sum(steps) / n, 1), "n": len(agents)}
+    return {
+        "agent": round(100 * sum(agents) / n, 1),
+        "step": round(100 * sum(steps) / n, 1),
+        "n": len(agents),
+    }
 
 
 def main() -> None:

@@ -31,13 +31,13 @@ FORMATS = (
 )
 
 
-def read_trace(value: Json, format: str = "auto") -> Trace:
-    """The trace of ``value`` in ``format``, or in the only one it matches.
+def read_trace(value: Json, name: str = "auto") -> Trace:
+    """The trace of ``value`` in the format called ``name``, or in the only one it matches.
 
     Raises InvalidParams (``UNKNOWN_TRACE_FORMAT``, ``BAD_TRACE``) and TooLarge.
     """
-    if format != "auto":
-        chosen = next(f for f in FORMATS if f.name == format)
+    if name != "auto":
+        chosen = next(f for f in FORMATS if f.name == name)
     else:
         fitting = [f for f in FORMATS if f.matches(value)]
         if len(fitting) != 1:
@@ -45,9 +45,13 @@ def read_trace(value: Json, format: str = "auto") -> Trace:
         chosen = fitting[0]
     trace = chosen.read(value)
     if len(trace.steps) > MAX_STEPS:
-        raise TooLarge(f"the log has {len(trace.steps)} steps; at most {MAX_STEPS} are analysed, send a part of it")
+        raise TooLarge(
+            f"the log has {len(trace.steps)} steps; at most {MAX_STEPS} are analysed, send a part of it"
+        )
     if not trace.content_steps:
-        raise refuse("trace", f"none of its {len(trace.steps)} steps says anything: there is nothing to attribute")
+        raise refuse(
+            "trace", f"none of its {len(trace.steps)} steps says anything: there is nothing to attribute"
+        )
     return trace
 
 

@@ -51,7 +51,16 @@ def as_answer(value: Json, path: str) -> str | None:
 
 def kind(value: Json) -> str:
     """What JSON calls ``value``."""
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text"}
-    if isinstance(value, Mapping):
-        return "an object"
-    return names.get(type(value), "an array")
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case Mapping():
+            return "an object"
+        case _:
+            return "an array"

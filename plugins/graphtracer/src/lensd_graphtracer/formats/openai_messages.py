@@ -7,7 +7,9 @@ from typing import cast
 from lensd_graphtracer.formats.fields import Json, as_list, as_object, as_text, kind, refuse
 from lensd_graphtracer.trace import Kind, Step, Trace, read_speaker
 
-NEEDS = '[{"role": text, "content": text or parts, "name": text?, "tool_calls": [...]?}], or {"messages": [...]}'
+NEEDS = (
+    '[{"role": text, "content": text or parts, "name": text?, "tool_calls": [...]?}], or {"messages": [...]}'
+)
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 

@@ -14,7 +14,9 @@ from typing import cast
 from lensd_graphtracer.formats.fields import Json, as_list, as_object, as_text, refuse
 from lensd_graphtracer.trace import UNNAMED, Kind, Step, Trace, read_speaker
 
-NEEDS = '{"resourceSpans": [{"scopeSpans": [{"spans": [...]}]}]}, or [{"name", "attributes", "start_time", ...}]'
+NEEDS = (
+    '{"resourceSpans": [{"scopeSpans": [{"spans": [...]}]}]}, or [{"name", "attributes", "start_time", ...}]'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,10 @@ def read(value: Json) -> Trace:
         if said is None or repeats:
             continue
         agent, kind, to = read_speaker(_agent(span, by_id))
-        if span.text("gen_ai.operation.name") == "execute_tool" or "gen_ai.tool.call.result" in span.attributes:
+        if (
+            span.text("gen_ai.operation.name") == "execute_tool"
+            or "gen_ai.tool.call.result" in span.attributes
+        ):
             agent, kind = span.text("gen_ai.tool.name") or agent, Kind.TOOL
         steps.append(Step(len(steps), agent, said, kind, to, span.id))
     if not steps:
@@ -99,7 +104,9 @@ def _flat(value: Json, path: str) -> Iterator[_Span]:
 
 def _event(value: Json, path: str) -> tuple[str, Mapping[str, Json]]:
     event = as_object(value, path)
-    return as_text(event.get("name"), f"{path}.name"), _attributes(event.get("attributes"), f"{path}.attributes")
+    return as_text(event.get("name"), f"{path}.name"), _attributes(
+        event.get("attributes"), f"{path}.attributes"
+    )
 
 
 def _attributes(value: Json, path: str) -> Mapping[str, Json]:
@@ -122,7 +129,9 @@ def _untyped(value: Json) -> Json:
     if "arrayValue" in typed:
         return [_untyped(v) for v in cast("Mapping[str, Json]", typed["arrayValue"]).get("values", [])]
     if "kvlistValue" in typed:
-        pairs = cast("list[Mapping[str, Json]]", cast("Mapping[str, Json]", typed["kvlistValue"]).get("values", []))
+        pairs = cast(
+            "list[Mapping[str, Json]]", cast("Mapping[str, Json]", typed["kvlistValue"]).get("values", [])
+        )
         return {str(pair.get("key")): _untyped(pair.get("value")) for pair in pairs}
     return next(iter(typed.values()), None)
 
