@@ -111,3 +111,39 @@ def test_no_control_character_of_a_server_reaches_the_terminal(value: Any) -> No
 
 def test_markup_in_text_of_a_server_is_only_text() -> None:
     assert "[bold]x[/]" in draw(L.Record({"a": "[bold]x[/]"}, name="n"))
+
+
+def _wide() -> L.Table:
+    numbers = {f"column_{i}": np.array([1000.1 + i, 2.0]) for i in range(8)}
+    text = np.array(["a text of several words", "b"], dtype=object)
+    return L.Table(
+        {"item": np.array([7, 8]), "said": text, **numbers, "value": np.array([3.0, 4.0])}, name="wide"
+    )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_number_is_cut_off_in_a_narrow_terminal(width: int) -> None:
+    drawn = draw(_wide(), width)
+    for i in range(8):
+        assert f"{1000.1 + i:.4f} " in drawn
+    assert max(map(len, drawn.splitlines())) <= width
+
+
+def test_every_block_of_a_wide_table_names_its_rows() -> None:
+    lines = [line.split() for line in draw(_wide(), 60).splitlines()]
+    assert sum(line[:1] == ["7"] for line in lines) == sum(line[:1] == ["item"] for line in lines) > 1
+    assert "█" not in draw(_wide(), 60)
+    assert "█" in draw(_wide(), 200)
+
+
+def test_columns_that_say_nothing_are_named_instead_of_drawn() -> None:
+    gone = np.ma.MaskedArray(np.zeros(2), [True, True])
+    empty = np.array(["", ""], dtype=object)
+    drawn = draw(L.Table({"item": np.array([1, 2]), "gone": gone, "empty": empty}, name="t"))
+    assert "nothing in gone, empty" in drawn
+    assert drawn.count("gone") == 1
+
+
+def test_a_table_of_nothing_keeps_its_headings() -> None:
+    assert "item" in draw(L.Table({"item": np.array([], dtype=np.int64)}, name="t"))
+    assert "said" in draw(L.Table({"said": np.array([""], dtype=object)}, name="t"))

@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lensd_client.columns import Column, Columns
 from lensd_client.errors import LensdError
 from lensd_client.heatmap import Heatmap, colour, shorten, visible
 from lensd_client.results import AnnotatedText, Graph, Record, Table, Tensor, Value
@@ -95,29 +96,33 @@ def _plain(failure: LensdError) -> str:
 
 
 def _table(table: Table, max_rows: int) -> RenderableType:
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     strength = _strength(table)
     shown = _pick_rows(len(table), strength, max_rows)
-    columns: list[list[RenderableType]] = []
-    for name, values in table.columns.items():
-        head = Text(_broken(visible(name)) if len(table.columns) >= _MANY_COLUMNS else visible(name))
-        if table.units.get(name):
-            head.append(f" [{visible(table.units[name])}]", style="dim not bold")
-        is_text = values.dtype == object
-        # A number cut in two would be another number.
-        grid.add_column(head, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
-        columns.append([_cell(values[i]) for i in shown])
+    columns = [_column(table, name, shown) for name in table.columns]
+    empty = [name for name, column in zip(table.columns, columns, strict=True) if shown and column.is_empty]
+    if len(empty) < len(columns):
+        columns = [column for column in columns if not (shown and column.is_empty)]
     if strength is not None:
-        grid.add_column(Text(""), no_wrap=True)
         largest = float(max((strength[i] for i in shown), default=0.0))
-        columns.append([bar(_as_float(table["value"][i]), largest) for i in shown])
-    for row in zip(*columns, strict=True):
-        grid.add_row(*row)
-    parts: list[RenderableType] = [heading(table), grid]
+        bars = [bar(_as_float(table["value"][i]), largest) for i in shown]
+        columns.append(Column(Text(""), bars, is_extra=True))
+    parts: list[RenderableType] = [heading(table)]
+    if columns:
+        parts.append(Columns(columns))
+    if empty:
+        parts.append(Text(f"nothing in {', '.join(visible(name) for name in empty)}", style="dim"))
     if len(shown) < len(table):
         which = "the first" if strength is None else "the largest"
         parts.append(Text(f"{which} {len(shown)} of {len(table)} rows", style="dim"))
     return Group(*parts)
+
+
+def _column(table: Table, name: str, shown: Sequence[int]) -> Column:
+    values = table.columns[name]
+    head = Text(_broken(visible(name)) if len(table.columns) >= _MANY_COLUMNS else visible(name))
+    if table.units.get(name):
+        head.append(f" [{visible(table.units[name])}]", style="dim not bold")
+    return Column(head, [_cell(values[i]) for i in shown], is_text=values.dtype == object)
 
 
 def _broken(name: str) -> str:
