@@ -48,6 +48,7 @@ proto-image: $(VENV)/.dev ## Accept the present .proto files as what later ones 
 
 bench: $(VENV)/.runtime ## Compare the daemon with a bare forward pass: time, throughput, memory
 	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench.rewards
 
 $(VENV)/.build:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -4,7 +4,7 @@ import pytest
 
 from lensd_api import ItemError, Record, Table
 from lensd_api.testing import AnalyzerConformance, Engine, Job
-from lensd_shop_r1 import Rollout, ShopR1, ShopR1Params
+from lensd_shop_r1 import Rollout, ShopR1, ShopR1Params, waves
 from plugins.shop_r1.tests.rollouts import MIXED, output, rollout
 
 
@@ -47,3 +47,35 @@ def test_every_example_holds_rollouts_only() -> None:
     for example in ShopR1.examples:
         params = ShopR1Params.parse(example.params)
         assert all(isinstance(item, Rollout) for item in params.items)
+
+
+def test_ten_thousand_items_come_in_small_parts(lensd_engine: Engine) -> None:
+    items = [MIXED[i % 4] for i in range(10_000)]
+    outcome = lensd_engine.run(ShopR1(), Job({"items": items, "self_certainty": "off"}))
+    assert outcome.error is None
+    parts = [r for r in outcome.results if isinstance(r, Table)]
+    sizes = [len(part.columns["item"]) for part in parts]
+    assert sizes[:5] == [1, 2, 4, 8, 16]
+    assert max(sizes) == 16
+    assert [n for part in parts for n in part.columns["item"]] == list(range(10_000))
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def test_more_rows_than_may_wait_are_scored(lensd_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waves, "MAX_ROWS", 3)
+    outcome = lensd_engine.run(ShopR1(), Job({"items": MIXED * 4}, lensd_engine.models[0]))
+    rewards = [r for r in outcome.results if isinstance(r, Table)]
+    assert sum(len(part.columns["item"]) for part in rewards) == 4 * len(MIXED)
+    certain = [value for part in rewards for value in part.columns["self_certainty"]]
+    for i in range(0, len(certain), len(MIXED)):
+        assert certain[i : i + len(MIXED)] == [
+            None if value is None else pytest.approx(value, rel=1e-5) for value in certain[: len(MIXED)]
+        ]
+
+
+def test_a_megabyte_of_rationale_fails_its_item_only(lensd_engine: Engine) -> None:
+    long = rollout(output("One, two " * 110_000, "terminate"), "terminate")
+    outcome = lensd_engine.run(ShopR1(), Job({"items": [long, MIXED[0]]}, lensd_engine.models[0]))
+    assert outcome.error is None
+    failed = {r.item: r.error.reason for r in outcome.results if isinstance(r, ItemError)}
+    assert failed == {"0": "CONTEXT_EXCEEDED"}
