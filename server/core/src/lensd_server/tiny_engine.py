@@ -62,9 +62,12 @@ class OneAnalyzer:
 
 
 class TinyEngine:
-    """An :class:`lensd_api.testing.Engine`: executor, batchers and models as in the daemon."""
+    """An :class:`lensd_api.testing.Engine`: executor, batchers and models as in the daemon.
 
-    def __init__(self, models: Sequence[str] = MODELS) -> None:
+    What analyses store goes to ``state_dir``, by default a folder that :meth:`close` removes.
+    """
+
+    def __init__(self, models: Sequence[str] = MODELS, state_dir: Path | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tiny-engine", daemon=True)
         self._thread.start()
@@ -77,7 +80,7 @@ class TinyEngine:
             self._lookup,
             self.residency,
             LimitSettings(),
-            storage=Storage.under(Path(self._state.name), LimitSettings()),
+            storage=Storage.under(state_dir or Path(self._state.name), LimitSettings()),
             cpu_turn=turn,
         )
         for name in models:
