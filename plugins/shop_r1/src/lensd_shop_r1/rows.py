@@ -11,6 +11,9 @@ from lensd_shop_r1.output import Output, ParseMode, read_output
 from lensd_shop_r1.params import Rollout
 from lensd_shop_r1.spans import TokensNotAligned, token_spans
 
+#: Text has fewer on average; only runs of white space and the like reach it.
+_CHARS_A_TOKEN = 8
+
 
 @dataclass(frozen=True, slots=True)
 class AskedRow:
@@ -46,7 +49,7 @@ def ask(
         return None
     path = f"items[{index}]"
     before = _context(rollout, path, card)
-    after = card.encode(rollout.output, special_tokens=False, field=f"{path}.output")
+    after = _encode(rollout.output, f"{path}.output", card, special_tokens=False)
     if (length := len(before) + len(after)) > card.anatomy.context_length:
         raise InvalidParams.field(
             f"{path}.output",
@@ -77,7 +80,15 @@ def _context(rollout: Rollout, path: str, card: ModelCard) -> tuple[int, ...]:
     if rollout.messages is not None:
         turns = [message.model_dump() for message in rollout.messages]
         return card.encode_chat(turns, field=f"{path}.messages")
-    return card.encode(rollout.context or "", field=f"{path}.context")
+    return _encode(rollout.context or "", f"{path}.context", card, special_tokens=True)
+
+
+def _encode(text: str, field: str, card: ModelCard, *, special_tokens: bool) -> tuple[int, ...]:
+    """As the card does, but a text of megabytes is refused before all of it is tokenised."""
+    beginning = _CHARS_A_TOKEN * card.anatomy.context_length
+    if len(text) > beginning:
+        card.encode(text[:beginning], special_tokens=special_tokens, field=field)
+    return card.encode(text, special_tokens=special_tokens, field=field)
 
 
 def _rationale(output: str, text: str, mode: ParseMode) -> tuple[int, int]:

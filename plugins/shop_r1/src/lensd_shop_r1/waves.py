@@ -32,6 +32,8 @@ async def in_order(
                 tokens = size(following)
                 running.append((tokens, asyncio.ensure_future(work(following))))
                 held += tokens
+                # Laying out an item takes time: let the first rows run, and others of the loop, meanwhile.
+                await asyncio.sleep(0)
                 following = next(waiting, None)
             tokens, first = running[0]  # stays among the running, to be cancelled with them
             await asyncio.wait([first])
