@@ -45,7 +45,7 @@ class Conflict:
 def find_conflicts(readings: Sequence[Reading], edges: Sequence[Dependency]) -> list[Conflict]:
     """Conflicts in order of the later step, at most ``MOST``."""
     order = [reading.step.index for reading in readings]
-    reach = _descendants(order, edges)
+    reach = _reach(order, edges)
     place = {step: k for k, step in enumerate(order)}
     seen: dict[str, list[Claim]] = {}
     found: list[Conflict] = []
@@ -76,7 +76,7 @@ def claims_of(step: int, text: str) -> dict[str, Claim]:
     return found
 
 
-def _descendants(order: Sequence[int], edges: Sequence[Dependency]) -> list[int]:
+def _reach(order: Sequence[int], edges: Sequence[Dependency]) -> list[int]:
     """Per step a set of bits: the steps that its words reach, itself included."""
     place: Mapping[int, int] = {step: k for k, step in enumerate(order)}
     children: list[list[int]] = [[] for _ in order]
@@ -89,3 +89,11 @@ def _descendants(order: Sequence[int], edges: Sequence[Dependency]) -> list[int]
             bits |= reach[child]
         reach[k] = bits
     return reach
+
+
+def descendants_of(order: Sequence[int], edges: Sequence[Dependency]) -> dict[int, list[int]]:
+    """Per step the steps its words reach, itself included, in the order of the log."""
+    return {
+        step: [order[k] for k in range(len(order)) if bits >> k & 1]
+        for step, bits in zip(order, _reach(order, edges), strict=True)
+    }

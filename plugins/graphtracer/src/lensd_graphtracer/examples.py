@@ -1,4 +1,4 @@
-"""Two small runs in the plain form, made up for the examples."""
+"""Three small runs in the plain form, made up for the examples."""
 
 from typing import Any
 
@@ -32,5 +32,17 @@ PLANTED_CODE: dict[str, Any] = {
         {"agent": "Clerk", "content": "The lamp in the hall is broken."},
         {"agent": "Cook", "content": "There is tea in the kitchen."},
         {"agent": "Runner", "content": "I am at the archive and type its code, 48213."},
+    ],
+}
+
+SOUND_PRICE: dict[str, Any] = {
+    "task": "How much do two adults and one child pay for the Harbour Museum?",
+    "steps": [
+        {"agent": "Planner", "content": "Find the ticket prices of the Harbour Museum, then add them up."},
+        {"agent": "Researcher", "content": "The museum's page says: an adult pays 14.50, a child 12.00."},
+        {"agent": "Analyst", "content": "```python\nprint(2 * 14.50 + 12.00)\n```"},
+        {"agent": "Computer_terminal", "content": "exitcode: 0 (execution succeeded)\nCode output: 41.0"},
+        {"agent": "Reviewer", "content": "2 * 14.50 + 12.00 = 41.0 agrees with the page."},
+        {"agent": "Planner", "content": "FINAL ANSWER: 41.0"},
     ],
 }

@@ -82,8 +82,7 @@ def strongest_path(source: int, target: int, edges: Sequence[Dependency]) -> tup
     for edge in edges:
         cost = -math.log(edge.weight / total[edge.target]) if edge.weight > 0 else 50.0
         graph.add_edge(edge.source, edge.target, cost=max(0.0, cost) + 1e-9)
-    _, paths = nx.single_source_dijkstra(graph, source, weight="cost")
-    reached: Mapping[int, Sequence[int]] = paths
+    reached = nx.single_source_dijkstra_path(graph, source, weight="cost")
     return tuple(reached[target] if target in reached else reached[max(reached)])
 
 
