@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lensd_api import AnalysisError
 from lensd_vsa_probe.pooling import cluster, pool
+from lensd_vsa_probe.states import check_finite
 
 
 def lloyd(points: Tensor, start: list[int]) -> list[list[float]]:
@@ -50,6 +52,13 @@ def test_points_that_coincide_leave_no_nan() -> None:
 def test_fewer_points_than_clusters_are_each_their_own() -> None:
     points = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(pool(points, "kmeans_sum", 5, 0), points.sum(1), atol=1e-6)
+
+
+def test_states_that_are_not_finite_are_refused() -> None:
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(AnalysisError, match="wider dtype") as refused:
+            check_finite(torch.tensor([1.0, wrong]), "text 3")
+        assert refused.value.reason == "NOT_FINITE"
 
 
 @pytest.mark.parametrize(("how", "width"), [("sum", 4), ("concat", 12), ("kmeans_sum", 4)])

@@ -4,6 +4,7 @@ Invariant: nothing is stored before everything is there, and what a cut-off fit 
 again by an identical one.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -67,7 +68,8 @@ class Fitting:
     async def results(self) -> AsyncGenerator[Result, None]:
         """``training`` epoch by epoch as it happens; the probe is stored once this ends."""
         self._ctx.lower_priority()
-        self._progress.restore(await self._ctx.checkpoint.load())
+        saved = await self._ctx.checkpoint.load()
+        await asyncio.to_thread(self._progress.restore, saved)
         for name in self._tokens:
             await self._read_states(name)
         codebook = await self._ctx.compute(
@@ -89,11 +91,15 @@ class Fitting:
 
     async def store(self, facts: dict[str, Any], metadata: dict[str, Any]) -> ArtifactInfo:
         """Writes the probe with its evaluation."""
-        codebook = Codebook.draw(tuple(self._spellings), self._params.dim, self._params.seed)
-        probe = self._probe(codebook)
         report = self._progress.report
         content = {"lines": report.lines, "history": report.history, "facts": facts}
-        return await self._ctx.artifacts.store(self._params.artifact, probe.blobs(content), metadata)
+
+        def blobs() -> dict[str, bytes]:
+            codebook = Codebook.draw(tuple(self._spellings), self._params.dim, self._params.seed)
+            return self._probe(codebook).blobs(content)
+
+        written = await asyncio.to_thread(blobs)
+        return await self._ctx.artifacts.store(self._params.artifact, written, metadata)
 
     @property
     def report(self) -> Any:
@@ -141,8 +147,7 @@ class Fitting:
                 unit="epochs",
             )
             if epoch.number % SAVE_EPOCHS == 0 and not trainer.done:
-                progress.trainer = trainer.save()
-                await self._save()
+                await self._save(trainer)
             yield
         await ctx.compute(self._conclude, task, trainer.finish(), bench)
         await self._save()
@@ -176,11 +181,18 @@ class Fitting:
         standard = Standard(tensors["mean"], tensors["deviation"])
         return FittedProbe(encoder, standard, codebook, self._corpus, self._layers, self._spec)
 
-    async def _save(self) -> None:
+    async def _save(self, trainer: Trainer | None = None) -> None:
         if not self._may_save:
             return
+
+        def snapshot() -> dict[str, bytes]:
+            if trainer is not None:
+                self._progress.trainer = trainer.save()
+            return self._progress.blobs()
+
         try:
-            await self._ctx.checkpoint.save(self._progress.blobs())
+            # Tens of megabytes: copied off the loop, which all analyses share.
+            await self._ctx.checkpoint.save(await asyncio.to_thread(snapshot))
         except TooLarge as error:
             self._may_save = False
             self._ctx.warn("NO_CHECKPOINT", f"this fit cannot be resumed: {error.message}")
