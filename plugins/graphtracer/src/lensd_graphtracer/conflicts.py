@@ -34,7 +34,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """``first`` and ``second`` disagree on ``key``; both are ancestors of ``meet``."""
+    """``first`` and ``second`` disagree on ``key``; ``meet`` is the first later step that both reach."""
 
     key: str
     first: Claim
@@ -54,7 +54,8 @@ def find_conflicts(readings: Sequence[Reading], edges: Sequence[Dependency]) -> 
             earlier = seen.setdefault(key, [])
             rivals = [c for c in earlier if c.value != claim.value and c.step != claim.step]
             for rival in rivals[-1:]:
-                both = reach[place[rival.step]] & reach[place[claim.step]]
+                here = 1 << place[claim.step]
+                both = reach[place[rival.step]] & reach[place[claim.step]] & ~here
                 if both and len(found) < MOST:
                     meet = order[(both & -both).bit_length() - 1]
                     found.append(Conflict(key, rival, claim, meet))

@@ -35,14 +35,19 @@ def group_of(question: str) -> str:
     return hashlib.sha256(" ".join(question.lower().split()).encode()).hexdigest()[:16]
 
 
-def fit(samples: Sequence[Sample], leave_out: frozenset[str] = frozenset()) -> Ranker:
-    """The ranker for ``samples``. A family without samples gets weights of zero.
+def fit(
+    samples: Sequence[Sample],
+    leave_out: frozenset[str] = frozenset(),
+    only: frozenset[Family] = frozenset(Family),
+) -> Ranker:
+    """The ranker for ``samples``, with weights of the families ``only``; zero for one without samples.
 
     Samples whose labelled step is no candidate teach nothing and are passed over.
     ``leave_out`` names features that are not used.
     """
     families: dict[Family, Weights] = {}
-    for family, described in FEATURES.items():
+    for family in only:
+        described = FEATURES[family]
         names = [name for name in described if name not in leave_out]
         mine = [s for s in samples if s.scene.family is family]
         if mine and ANSWER_FEATURE in mine[0].scene.candidates[0].features:
@@ -113,7 +118,8 @@ def held_out(samples: Sequence[Sample], leave_out: frozenset[str] = frozenset())
         by_group.setdefault(sample.group, []).append(i)
     found: list[tuple[int, Ranker]] = []
     for members in by_group.values():
-        ranker = fit([s for s in samples if s.group != samples[members[0]].group], leave_out)
+        needed = frozenset(samples[i].scene.family for i in members)
+        ranker = fit([s for s in samples if s.group != samples[members[0]].group], leave_out, needed)
         found += [(i, ranker) for i in members]
     return sorted(found, key=lambda pair: pair[0])
 
