@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lensd_client.columns import Column, Columns
 from lensd_client.errors import LensdError
+from lensd_client.graph_drawing import draw_path
 from lensd_client.heatmap import Heatmap, colour, shorten, visible
 from lensd_client.results import AnnotatedText, Graph, Record, Table, Tensor, Value
 
@@ -221,7 +222,8 @@ def _graph(graph: Graph, max_rows: int) -> RenderableType:
     counts = Text(f"{len(graph.nodes)} nodes, {len(graph.edges)} edges", style="dim")
     if len(graph.edges) > max_rows:
         counts.append(f"; the first {max_rows}")
-    return Group(heading(graph), grid, counts)
+    path = draw_path(graph)
+    return Group(heading(graph), grid, counts, *([Text(), path] if path is not None else []))
 
 
 def _record(record: Record) -> RenderableType:

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lensd_client.results import html
+from lensd_client.results import graph_formats, graph_picture, html
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,22 @@ class Graph:
             "nodes": [{**node.attributes, "id": node.id} for node in self.nodes],
             "edges": [{**e.attributes, "source": e.source, "target": e.target} for e in self.edges],
         }
+
+    def to_networkx(self) -> "nx.DiGraph[str]":
+        """A ``networkx.DiGraph`` with all attributes. Needs the ``networkx`` extra."""
+        return graph_formats.to_networkx(self)
+
+    def to_dot(self) -> str:
+        """The graph for Graphviz, the path an analysis marked in red."""
+        return graph_formats.to_dot(self)
+
+    def to_mermaid(self) -> str:
+        """The graph as a Mermaid flow chart, the path an analysis marked thick."""
+        return graph_formats.to_mermaid(self)
+
+    def to_html(self) -> str:
+        """A self-contained HTML page with a picture, the path an analysis marked in red."""
+        return graph_picture.to_html(self)
 
     def __repr__(self) -> str:
         return f"<Graph {self.name!r}: {len(self.nodes)} nodes, {len(self.edges)} edges>"
