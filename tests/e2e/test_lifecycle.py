@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lensd_client import Client, Event
-from lensd_client.errors import DeadlineExceeded, LensdError, NotFound, PermissionDenied
+from lensd_client.errors import DeadlineExceeded, LensdError, NotFound, PermissionDenied, Unavailable
 from tests.e2e.daemon import Daemon, running_daemon
 
 
@@ -130,6 +130,11 @@ def test_a_running_analysis_finishes_before_the_daemon_stops(
             events = iter(run)
             wait_for_result(events, "ticks")
             running.process.send_signal(stop)
+            with pytest.raises(Unavailable) as late:
+                # Whatever got in before the signal arrived is a tick that finishes, too.
+                for _ in range(200):
+                    list(client.analyze("tick", params={"count": 1}))
+            assert late.value.reason == "DRAINING"
             list(events)
             assert len(run["ticks"].to_dict()["tick"]) == 15
         assert running.process.wait(timeout=30) == 0

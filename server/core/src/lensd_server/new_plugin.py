@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 #: Where a wheel keeps the template; in a checkout it lies among the plugins.
@@ -27,6 +28,9 @@ def new_plugin(name: str, parent: Path) -> Path:
         raise NewPluginError(
             f"{name!r} cannot name a plugin: use lower-case letters, digits and single dashes, such as my-probe"
         )
+    for distribution in (f"lensd-{name}", name):
+        if _is_installed(distribution):
+            raise NewPluginError(f"the distribution {distribution} is installed already; choose another name")
     folder = parent / f"lensd-{name}"
     if folder.exists():
         raise NewPluginError(f"{folder} exists already; choose another name or --dir")
@@ -36,6 +40,14 @@ def new_plugin(name: str, parent: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_replaced(source.read_text(encoding="utf-8"), replacements), encoding="utf-8")
     return folder
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def template_folder() -> Path:

@@ -243,3 +243,11 @@ def test_a_name_that_cannot_be_one_is_refused(name: str) -> None:
     assert done.exit_code == 1
     assert "cannot name a plugin" in done.output
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["dla", "torch"])
+def test_a_new_plugin_takes_no_name_of_what_is_installed(name: str, tmp_path: Path) -> None:
+    done = lensd("new-plugin", name, "--dir", str(tmp_path))
+    assert done.exit_code != 0
+    assert "installed already" in done.output
+    assert not list(tmp_path.iterdir())

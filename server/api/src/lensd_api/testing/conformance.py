@@ -104,6 +104,12 @@ class AnalyzerConformance:
             assert other.error is None, f"{job}: {other.error}"
             assert not (found := differences(one.results, other.results, self.tolerance)), f"{job}: {found}"
 
+    def test_running_leaves_the_model_untouched(self, lensd_engine: Engine) -> None:
+        for job in self.jobs(lensd_engine):
+            residue = lensd_engine.run_and_cancel(self.analyzer, job, after_results=10**9)
+            assert not residue.model_changed, f"{job}: the weights are read-only, for `reduce` too"
+            assert residue.hooks == 0, f"{job}: {residue}"
+
     def test_cancelling_leaves_nothing_behind(self, lensd_engine: Engine) -> None:
         for job in self.jobs(lensd_engine):
             for after_results in (0, 1):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from lensd_api import Anatomy, Cancelled, Capture, InvalidRequest, Row
+from lensd_api import Anatomy, Cancelled, Capture, InvalidRequest, Row, Site
 from lensd_server.engine.anatomy.capture import check_sites
 from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.batch import PreparedRow
@@ -64,6 +65,7 @@ class _Handle:
         self, rows: Sequence[Row], captures: Sequence[Capture[Any]], settled: Callable[[ForwardCall], None]
     ) -> ForwardCall:
         """One call for ``rows``, whose captures differ at most in their positions."""
+        _check_kinds(captures[0])
         layers = _layers(captures[0], self.anatomy)
         check_sites(self.anatomy, captures[0].sites, layers)
         reduce = captures[0].reduce
@@ -205,6 +207,17 @@ def _positions(capture: Capture[Any], length: int) -> tuple[int, ...]:
         if not -length <= position < length:
             raise InvalidRequest(f"position {position} does not exist in a row of {length} tokens")
     return tuple(p % length for p in capture.positions)
+
+
+def _check_kinds(capture: Capture[Any]) -> None:
+    sites: object = capture.sites
+    if isinstance(sites, str) or not isinstance(sites, AbstractSet):
+        raise InvalidRequest(
+            f"Capture.sites is a set of lensd_api.Site, such as {{Site.HEADS}}, not {sites!r}"
+        )
+    for site in cast("AbstractSet[object]", sites):
+        if not isinstance(site, Site):
+            raise InvalidRequest(f"Capture.sites holds {site!r}, which is no lensd_api.Site")
 
 
 def _layers(capture: Capture[Any], anatomy: Anatomy) -> tuple[int, ...]:

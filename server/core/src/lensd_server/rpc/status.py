@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 
-from lensd_api.errors import FieldViolation, InvalidRequest, LensdError
+from lensd_api.errors import Draining, FieldViolation, InvalidRequest, LensdError
 
 DOMAIN = "lensd"
 #: Bound of message and details together, as they travel.
@@ -54,6 +54,10 @@ def trailing_metadata(error: LensdError, status: status_pb2.Status) -> tuple[tup
     details = ("grpc-status-details-bin", status.SerializeToString())
     if error.retry_after_s is None:
         return (details,)
+    if isinstance(error, Draining):
+        # A negative pushback says: not here again. gRPC's own retry would go back to this very server,
+        # and a call whose retry waits while the connection is closed never ends (seen with 1.85).
+        return (details, ("grpc-retry-pushback-ms", "-1"))
     return (details, ("grpc-retry-pushback-ms", str(max(0, round(error.retry_after_s * 1000)))))
 
 

@@ -110,13 +110,13 @@ def test_a_digest_is_remembered_until_the_file_changes(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[Path] = []
-    real = digests_module._hash
+    real = digests_module.sha256
 
     def counting(path: Path) -> str:
         hashed.append(path)
         return real(path)
 
-    monkeypatch.setattr(digests_module, "_hash", counting)
+    monkeypatch.setattr(digests_module, "sha256", counting)
     first = Digests(tmp_path / "memo").of_file(source)
     assert Digests(tmp_path / "memo").of_file(source) == first
     assert hashed == [source]
@@ -152,3 +152,12 @@ def test_an_atomic_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch:
         write_atomically(path, b"after")
     assert path.read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["memo.json"]
+
+
+def test_a_damaged_conversion_is_found_and_made_again(cache: Any, source: Path, convert: Converter) -> None:
+    file = cache.converted(source) / "config.json"
+    file.write_text("[]")
+    assert (cache.converted(source) / "config.json").read_text() == "{}"
+    file.unlink()
+    assert (cache.converted(source) / "config.json").read_text() == "{}"
+    assert convert.calls == 3

@@ -142,3 +142,9 @@ def test_a_cancelled_ticket_runs_nothing(loaded: Any, batcher: Batcher) -> None:
     with pytest.raises(Cancelled):
         BlockingHandle(loaded.card, batcher, ticket).forward([Row((5,))], Capture(LOGITS))
     assert ticket.usage.rows == 0
+
+
+@pytest.mark.parametrize("sites", [Site.LOGITS, "logits", frozenset({"logits "}), [Site.LOGITS]])
+def test_what_is_no_set_of_sites_is_refused(handle: Any, sites: Any) -> None:
+    with pytest.raises(InvalidRequest, match="Site"):
+        handle.forward([Row((5,))], Capture(sites))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lensd_api import Capture, LoadFailed, Row, Site
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
@@ -54,7 +55,7 @@ def test_the_same_folder_has_the_same_revision_and_is_hashed_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load(folder, tmp_path / "cache").card.revision
-    monkeypatch.setattr(digests_module, "_hash", lambda path: pytest.fail(f"hashed {path} again"))
+    monkeypatch.setattr(digests_module, "sha256", lambda path: pytest.fail(f"hashed {path} again"))
     assert load(folder, tmp_path / "cache").card.revision == first
 
 
@@ -123,3 +124,25 @@ def test_the_embedded_model_is_converted_once_and_knows_paris(tmp_path: Path) ->
     finally:
         batcher.close()
         shutil.rmtree(converted)  # half a gigabyte that pytest would keep
+
+
+def test_a_missing_weight_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LoadFailed, match=r"model\.layers\.0\.mlp\.down_proj\.weight") as refused:
+        load(folder, tmp_path / "cache")
+    assert refused.value.reason == "INCOMPLETE_CHECKPOINT"
+
+
+def test_truncated_weights_are_refused_in_words(folder: Path, tmp_path: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(LoadFailed, match="damaged or incomplete"):
+        load(folder, tmp_path / "cache")
+
+
+def test_a_configuration_that_is_no_json_is_refused_in_words(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(LoadFailed, match=r"config\.json"):
+        load(folder, tmp_path / "cache")

@@ -6,18 +6,25 @@ share a cache from doing the work twice.
 """
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lensd_server.engine.models.digests import Digests
+import structlog
+
+from lensd_server.engine.models.digests import Digests, sha256
 
 #: Raise it when what a conversion writes changes.
-VERSION = 1
+VERSION = 2
 
 _ASIDE = ".converting-"
+#: SHA-256 of every file of a conversion, by name.
+_MANIFEST = "manifest.sha256"
+
+_log = structlog.get_logger("lensd.models")
 
 Convert = Callable[[Path, Path], None]
 
@@ -63,12 +70,15 @@ class ConversionCache:
         Blocks while another process converts the same file.
         """
         target = self._target(file)
-        if target.is_dir():
+        if self._is_whole(target):
             return target
         self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / f".lock-{target.name}"):
-            if target.is_dir():  # somebody else did it while we waited
+            if self._is_whole(target):  # somebody else did it while we waited
                 return target
+            if target.is_dir():
+                _log.warning("converted weights are damaged, converting again", folder=str(target))
+                shutil.rmtree(target)
             # We hold the lock, so whatever lies aside was left by a process that died.
             for left in self._folder.glob(f"{_ASIDE}{target.name}-*"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -76,11 +86,21 @@ class ConversionCache:
             aside.mkdir()
             try:
                 self._convert(file, aside)
+                digests = {path.name: sha256(path) for path in sorted(aside.iterdir())}
+                (aside / _MANIFEST).write_text(json.dumps(digests), encoding="utf-8")
                 aside.rename(target)
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
         return target
+
+    def _is_whole(self, target: Path) -> bool:
+        """Whether every file is as the conversion left it; hashes again only what was touched since."""
+        try:
+            manifest: dict[str, str] = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
+            return all(self._digests.of_file(target / name) == digest for name, digest in manifest.items())
+        except (OSError, ValueError, AttributeError):
+            return False
 
     def _target(self, file: Path) -> Path:
         return self._folder / f"{self._digests.of_file(file)}-v{VERSION}"

@@ -29,7 +29,7 @@ class Digests:
         remembered = _read(memo)
         if {key: remembered.get(key) for key in known} == known:
             return str(remembered["sha256"])
-        digest = _hash(path)
+        digest = sha256(path)
         write_atomically(memo, json.dumps({**known, "sha256": digest}).encode())
         return digest
 
@@ -64,7 +64,8 @@ def _read(memo: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
-def _hash(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of the contents of ``path``, in hexadecimal, read now."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
@@ -93,20 +94,42 @@ def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
     set_cpu_threads()
     # A daemon's terminal is a log: no progress bars in it.
     transformers_logging.disable_progress_bar()
-    module: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=choose_dtype(dtype, device),
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    try:
+        module, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=choose_dtype(dtype, device),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise LoadFailed(
+            f"the weights in {folder} are damaged or incomplete; fetch the checkpoint again"
+        ) from error
+    _refuse_gaps(folder, cast("Mapping[str, Any]", report))
     return cast("PreTrainedModel", module.to(device.torch))  # pyright: ignore[reportArgumentType]
+
+
+def _refuse_gaps(folder: Path, report: Mapping[str, Any]) -> None:
+    """Raises LoadFailed when weights were missing: transformers fills them with random numbers."""
+    missing = sorted({*map(str, report["missing_keys"]), *(str(key[0]) for key in report["mismatched_keys"])})
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise LoadFailed(
+            f"the checkpoint in {folder} lacks, or has in another shape, {', '.join(missing[:3])}{more}; "
+            "fetch it again, or mend its config.json",
+            reason="INCOMPLETE_CHECKPOINT",
+        )
 
 
 def refuse_code(folder: Path) -> None:
     """Raises LoadFailed when the checkpoint's architecture exists only as code it brings along."""
-    config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = config.get("model_type")
+    try:
+        config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise LoadFailed(f"{folder / 'config.json'} cannot be read as a model's configuration") from error
     # With code of its own a checkpoint may still name an architecture that transformers has itself.
     if "auto_map" in config and kind not in CONFIG_MAPPING:
         raise LoadFailed(
