@@ -46,7 +46,7 @@ def fit(
     ``leave_out`` names features that are not used.
     """
     families: dict[Family, Weights] = {}
-    for family in only:
+    for family in sorted(only):
         described = FEATURES[family]
         names = [name for name in described if name not in leave_out]
         mine = [s for s in samples if s.scene.family is family]
@@ -124,21 +124,23 @@ def held_out(samples: Sequence[Sample], leave_out: frozenset[str] = frozenset())
     return sorted(found, key=lambda pair: pair[0])
 
 
-def temperature(samples: Sequence[Sample], family: Family) -> float:
-    """The temperature that makes held-out probabilities likeliest, from a fixed grid."""
-    cases = [(i, r) for i, r in held_out(samples) if samples[i].scene.family is family]
+def temperature(samples: Sequence[Sample], judges: Sequence[tuple[int, Ranker]], family: Family) -> float:
+    """The temperature that makes held-out probabilities likeliest, from a fixed grid.
+
+    ``judges`` are what :func:`held_out` gives for ``samples``.
+    """
+    cases = [(i, ranker) for i, ranker in judges if samples[i].scene.family is family]
     grid = [round(0.6 + 0.1 * k, 1) for k in range(25)]
+    return max(grid, key=lambda t: _likelihood(samples, cases, family, t)) if cases else 1.0
 
-    def likelihood(t: float) -> float:
-        total = 0.0
-        for i, ranker in cases:
-            mine = ranker.families[family]
-            at = Ranker(
-                {**ranker.families, family: Weights(mine.weights, mine.scales, t)}, ranker.agent_emphasis
-            )
-            p = {s.step: s.probability for s in rank(samples[i].scene, at)}.get(samples[i].step)
-            if p is not None:
-                total += math.log(p)
-        return total
 
-    return max(grid, key=likelihood) if cases else 1.0
+def _likelihood(
+    samples: Sequence[Sample], cases: Sequence[tuple[int, Ranker]], family: Family, at: float
+) -> float:
+    total = 0.0
+    for i, ranker in cases:
+        mine = ranker.families[family]
+        cooled = Ranker({family: Weights(mine.weights, mine.scales, at)}, ranker.agent_emphasis)
+        p = {s.step: s.probability for s in rank(samples[i].scene, cooled)}.get(samples[i].step)
+        total += math.log(p) if p is not None else 0.0
+    return total

@@ -13,7 +13,7 @@ from typing import Any
 from lensd_graphtracer.benchmark import Case, read_cases, to_sample
 from lensd_graphtracer.features import Family
 from lensd_graphtracer.fitting import AGENT_EMPHASIS, RIDGE, Sample, fit, held_out, temperature
-from lensd_graphtracer.ranker import rank
+from lensd_graphtracer.ranker import Ranker, rank
 
 
 def train(cases: Sequence[Case]) -> Mapping[str, Any]:
@@ -37,7 +37,7 @@ def train(cases: Sequence[Case]) -> Mapping[str, Any]:
 
 def _train(cases: Sequence[Case], *, with_answer: bool) -> Mapping[str, Any]:
     samples = [to_sample(case, with_answer=with_answer) for case in cases]
-    ranker = fit(samples)
+    ranker, judges = fit(samples), held_out(samples)
     families: dict[str, Any] = {}
     for family, weights in ranker.families.items():
         families[family.value] = {
@@ -45,18 +45,23 @@ def _train(cases: Sequence[Case], *, with_answer: bool) -> Mapping[str, Any]:
                 name: {"weight": round(weights.weights[name], 6), "scale": round(weights.scales[name], 6)}
                 for name in weights.weights
             },
-            "temperature": temperature(samples, family),
+            "temperature": temperature(samples, judges, family),
             "ridge": RIDGE[family],
             "trained_on": sum(s.scene.family is family for s in samples),
-            "held_out": _held_out(cases, samples, family),
+            "held_out": _held_out(cases, samples, judges, family),
         }
     return {"agent_emphasis": AGENT_EMPHASIS, "families": families}
 
 
-def _held_out(cases: Sequence[Case], samples: Sequence[Sample], family: Family) -> Mapping[str, float]:
+def _held_out(
+    cases: Sequence[Case],
+    samples: Sequence[Sample],
+    judges: Sequence[tuple[int, Ranker]],
+    family: Family,
+) -> Mapping[str, float]:
     agents: list[bool] = []
     steps: list[bool] = []
-    for i, ranker in held_out(samples):
+    for i, ranker in judges:
         if samples[i].scene.family is family:
             first = rank(samples[i].scene, ranker)[0]
             agents.append(first.candidate.agent == cases[i].agent)
