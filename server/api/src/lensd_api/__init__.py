@@ -54,6 +54,7 @@ from lensd_api.model import (
 )
 from lensd_api.params import BaseParams
 from lensd_api.results import Edge, Graph, ItemError, Node, Record, Result, Span, Table, Tensor, Text
+from lensd_api.statistics import TokenStatistics
 
 __version__ = "0.1.0"
 
@@ -118,6 +119,7 @@ __all__ = [
     "Table",
     "Tensor",
     "Text",
+    "TokenStatistics",
     "TooLarge",
     "Unavailable",
     "Unit",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from lensd_api.anatomy import Anatomy, Site
+from lensd_api.statistics import TokenStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -270,6 +271,10 @@ class ModelHandle(ModelCard, Protocol):
         """
         ...
 
+    async def token_statistics(self, rows: Sequence[Row]) -> list[TokenStatistics]:
+        """The same with entropy, log-normaliser and mean logit of each prediction, one value a row."""
+        ...
+
 
 class BlockingModelHandle(ModelCard, Protocol):
     """The same, for plain generators, which run on a worker thread."""
@@ -280,4 +285,8 @@ class BlockingModelHandle(ModelCard, Protocol):
 
     def logprobs(self, rows: Sequence[Row]) -> "list[Tensor]":
         """See :meth:`ModelHandle.logprobs`."""
+        ...
+
+    def token_statistics(self, rows: Sequence[Row]) -> list[TokenStatistics]:
+        """See :meth:`ModelHandle.token_statistics`."""
         ...

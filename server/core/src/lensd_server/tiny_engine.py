@@ -196,7 +196,7 @@ def weights_digest(module: torch.nn.Module) -> str:
     total = hashlib.sha256()
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         total.update(name.encode())
-        total.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

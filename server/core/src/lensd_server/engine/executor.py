@@ -205,6 +205,7 @@ class LocalExecutor:
         ticket = Ticket(
             request_id=request.request_id,
             analyzer=request.analyzer,
+            peer=request.peer,
             priority=request.priority,
             deadline=deadline,
         )

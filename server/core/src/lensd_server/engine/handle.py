@@ -10,14 +10,14 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from lensd_api import Anatomy, Cancelled, Capture, InvalidRequest, Row, Site
+from lensd_api import Anatomy, Cancelled, Capture, InvalidRequest, Row, Site, TokenStatistics
 from lensd_server.engine.anatomy.capture import check_sites
 from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.batch import PreparedRow
 from lensd_server.engine.batching.batcher import Batcher
 from lensd_server.engine.batching.call import ForwardCall
 from lensd_server.engine.batching.ticket import Ticket
-from lensd_server.engine.logprobs import logprob_capture
+from lensd_server.engine.logprobs import logprob_capture, no_statistics, statistics_capture
 from lensd_server.engine.models.tokens import Tokens
 from lensd_server.engine.wakeup import post
 
@@ -79,17 +79,17 @@ class _Handle:
             settled=settled,
         )
 
-    def _logprob_rows(self, rows: Sequence[Row]) -> list[Row]:
+    def _predicted_rows(self, rows: Sequence[Row]) -> list[Row]:
         for index, row in enumerate(rows):
             if not row.tokens:
                 raise InvalidRequest(f"row {index} has no token")
         return [row for row in rows if len(row.tokens) > 1]
 
     @staticmethod
-    def _spread(rows: Sequence[Row], found: Sequence[Tensor]) -> list[Tensor]:
+    def _spread(rows: Sequence[Row], found: Sequence[R], nothing: Callable[[], R]) -> list[R]:
         # A row of one token has nothing before it, and so no log-probability.
         values = iter(found)
-        return [next(values) if len(row.tokens) > 1 else torch.empty(0) for row in rows]
+        return [next(values) if len(row.tokens) > 1 else nothing() for row in rows]
 
 
 class AsyncHandle(_Handle):
@@ -101,9 +101,15 @@ class AsyncHandle(_Handle):
 
     async def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
         """See :meth:`lensd_api.ModelHandle.logprobs`."""
-        running = self._logprob_rows(rows)
+        running = self._predicted_rows(rows)
         found = await self._run(running, [logprob_capture(row) for row in running])
-        return self._spread(rows, found)
+        return self._spread(rows, found, _no_logprobs)
+
+    async def token_statistics(self, rows: Sequence[Row]) -> list[TokenStatistics]:
+        """See :meth:`lensd_api.ModelHandle.token_statistics`."""
+        running = self._predicted_rows(rows)
+        found = await self._run(running, [statistics_capture(row) for row in running])
+        return self._spread(rows, found, no_statistics)
 
     async def _run(self, rows: Sequence[Row], captures: Sequence[Capture[R]]) -> list[R]:
         self._ticket.check()
@@ -137,8 +143,15 @@ class BlockingHandle(_Handle):
 
     def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
         """See :meth:`lensd_api.ModelHandle.logprobs`."""
-        running = self._logprob_rows(rows)
-        return self._spread(rows, self._run(running, [logprob_capture(row) for row in running]))
+        running = self._predicted_rows(rows)
+        found = self._run(running, [logprob_capture(row) for row in running])
+        return self._spread(rows, found, _no_logprobs)
+
+    def token_statistics(self, rows: Sequence[Row]) -> list[TokenStatistics]:
+        """See :meth:`lensd_api.BlockingModelHandle.token_statistics`."""
+        running = self._predicted_rows(rows)
+        found = self._run(running, [statistics_capture(row) for row in running])
+        return self._spread(rows, found, no_statistics)
 
     def _run(self, rows: Sequence[Row], captures: Sequence[Capture[R]]) -> list[R]:
         self._ticket.check()
@@ -174,6 +187,10 @@ class _Submitted:
     def _withdraw(self) -> None:
         error = self._call.ticket.error() or Cancelled("the forward was given up")
         self._batcher.withdraw(self._call, error)
+
+
+def _no_logprobs() -> Tensor:
+    return torch.empty(0)
 
 
 def prepare(row: Row, capture: Capture[Any], anatomy: Anatomy) -> PreparedRow:

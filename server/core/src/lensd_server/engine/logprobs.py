@@ -1,11 +1,14 @@
-"""Log-probabilities of given tokens, reduced on the device so that pos times vocab never exists."""
+"""What the vocabulary says of given tokens, reduced on the device so that pos times vocab never exists."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from lensd_api import Capture, ModelView, Reduce, Row, Site, Stack
+from lensd_api import Capture, ModelView, Reduce, Row, Site, Stack, TokenStatistics
+
+T = TypeVar("T")
 
 #: Positions whose vocabulary-wide logits exist at once: 25 MB in fp32 for 49,152 tokens.
 CHUNK = 128
@@ -13,22 +16,50 @@ CHUNK = 128
 
 def logprob_capture(row: Row) -> Capture[Tensor]:
     """What to capture of ``row`` (at least two tokens) for :func:`token_logprobs`."""
-    return Capture(
-        sites=frozenset({Site.FINAL_RESIDUAL}),
-        positions=tuple(range(len(row.tokens) - 1)),
-        layers=(),
-        reduce=Reduce(token_logprobs),
-    )
+    return _predictions_of(row, Reduce(token_logprobs))
+
+
+def statistics_capture(row: Row) -> Capture[TokenStatistics]:
+    """What to capture of ``row`` (at least two tokens) for :func:`token_statistics`."""
+    return _predictions_of(row, Reduce(token_statistics))
 
 
 def token_logprobs(stack: Stack, view: ModelView) -> Sequence[Tensor]:
     """Per row [len(tokens) - 1] fp32: log p(token | tokens before it)."""
+    found = torch.cat([_chosen(logits, following) for logits, following in _chunks(stack, view)])
+    return [found[stack.slice_of(row)] for row in range(len(stack))]
+
+
+def token_statistics(stack: Stack, view: ModelView) -> Sequence[TokenStatistics]:
+    """Per row the statistics of the prediction of each token but the first."""
+    parts: list[Tensor] = []
+    for logits, following in _chunks(stack, view):
+        # entr() is 0 where a probability is: a logit of minus infinity must not turn into NaN.
+        entropy = torch.special.entr(logits.softmax(-1)).sum(-1)
+        columns = (_chosen(logits, following), entropy, logits.logsumexp(-1), logits.mean(-1))
+        parts.append(torch.stack(columns))
+    found = torch.cat(parts, 1)
+    return [TokenStatistics(*found[:, stack.slice_of(row)]) for row in range(len(stack))]
+
+
+def no_statistics() -> TokenStatistics:
+    """Of a row of one token: nothing comes before it that would predict it."""
+    return TokenStatistics(torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0))
+
+
+def _predictions_of(row: Row, reduce: Reduce[T]) -> Capture[T]:
+    sites = frozenset({Site.FINAL_RESIDUAL})
+    return Capture(sites, positions=tuple(range(len(row.tokens) - 1)), layers=(), reduce=reduce)
+
+
+def _chunks(stack: Stack, view: ModelView) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits [n, vocab] in fp32 and the tokens [n] that follow, for at most CHUNK positions at a time."""
     residual = stack.values[Site.FINAL_RESIDUAL]
     following = torch.tensor([t for tokens in stack.tokens for t in tokens[1:]], device=residual.device)
-    found = torch.empty(len(following), dtype=torch.float32, device=residual.device)
     for start in range(0, len(following), CHUNK):
         part = slice(start, start + CHUNK)
-        logits = view.logits(residual[part]).float()
-        chosen = logits.gather(-1, following[part].unsqueeze(-1)).squeeze(-1)
-        found[part] = chosen - logits.logsumexp(-1)
-    return [found[stack.slice_of(row)] for row in range(len(stack))]
+        yield view.logits(residual[part]).float(), following[part]
+
+
+def _chosen(logits: Tensor, following: Tensor) -> Tensor:
+    return logits.gather(-1, following.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)

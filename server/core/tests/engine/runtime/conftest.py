@@ -129,10 +129,10 @@ def make_bench() -> Iterator[Callable[..., Bench]]:
     """Builds benches; arguments are those of :class:`BatchLimits`."""
     made: list[Bench] = []
 
-    def make(*, observers: Observers | None = None, **limits: Any) -> Bench:
-        loaded, forwards = load_tiny("llama"), Forwards()
+    def make(*, model: str = "llama", observers: Observers | None = None, **limits: Any) -> Bench:
+        loaded, forwards = load_tiny(model), Forwards()
         bounds = BatchLimits(**{"max_tokens": 512, "worth": 1000.0, **limits})
-        batcher = Batcher("llama", loaded.model, loaded.device, bounds, observers=observers, run=forwards)
+        batcher = Batcher(model, loaded.model, loaded.device, bounds, observers=observers, run=forwards)
         made.append(Bench(loaded, forwards, batcher))
         return made[-1]
 

@@ -1,12 +1,14 @@
 """What an analyzer sees of a model."""
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from itertools import product
+from typing import Any, cast
 
 import pytest
 import torch
 
-from lensd_api import Cancelled, Capture, InvalidRequest, RequirementNotMet, Row, Site
+from lensd_api import Cancelled, Capture, InvalidRequest, ModelView, RequirementNotMet, Row, Site, Stack
 from lensd_server.engine import logprobs as logprobs_module
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.batching.ticket import Ticket
@@ -85,6 +87,44 @@ def test_logprobs_are_those_of_the_full_softmax(handle: Any, loaded: Any, monkey
         torch.testing.assert_close(values.double(), chosen, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "gemma2", "granite", "cohere"])
+def test_token_statistics_are_those_of_the_full_logits(tiny: Any, monkeypatch: Any, name: str) -> None:
+    """Against fp64 on the whole vocabulary, rows of several lengths in one batch and each by itself."""
+    monkeypatch.setattr(logprobs_module, "CHUNK", 3)
+    loaded = tiny(name)
+    rows = [Row((5, 6, 7, 8, 9, 10, 11)), Row((3,)), Row((9, 8)), Row((9, 8, 30, 31))]
+    batcher = Batcher("m", loaded.model, loaded.device, BatchLimits(max_tokens=512, worth=100.0))
+    try:
+        handle = BlockingHandle(loaded.card, batcher, Ticket())
+        together = handle.token_statistics(rows)
+        alone = [handle.token_statistics([row])[0] for row in rows]
+    finally:
+        batcher.close()
+    for row, *found in zip(rows, together, alone, strict=True):
+        logits = full_logits(loaded, row.tokens).double()[:-1]
+        log_p = logits.log_softmax(-1)
+        expected = {
+            "logprob": log_p[torch.arange(len(logits)), list(row.tokens[1:])],
+            "entropy": -(log_p.exp() * log_p).sum(-1),
+            "logsumexp": logits.logsumexp(-1),
+            "mean_logit": logits.mean(-1),
+        }
+        for statistics, (field, values) in product(found, expected.items()):
+            given = getattr(statistics, field)
+            assert given.dtype == torch.float32
+            torch.testing.assert_close(given.double(), values, rtol=1e-5, atol=1e-5)
+
+
+def test_a_logit_of_minus_infinity_does_not_spoil_the_entropy() -> None:
+    class Closed:
+        def logits(self, residual: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.0, 0.0, -torch.inf]]).expand(len(residual), 3)
+
+    stack = Stack({Site.FINAL_RESIDUAL: torch.zeros(1, 4)}, [None], [(0,)], [(1, 1)], ())
+    (found,) = logprobs_module.token_statistics(stack, cast("ModelView", Closed()))
+    assert found.entropy.tolist() == pytest.approx([math.log(2)])
+
+
 async def test_both_faces_agree(loaded: Any, batcher: Batcher, handle: Any) -> None:
     awaited = AsyncHandle(loaded.card, batcher, Ticket())
     row = Row((5, 6, 7))
@@ -92,6 +132,8 @@ async def test_both_faces_agree(loaded: Any, batcher: Batcher, handle: Any) -> N
     (other,) = handle.forward([row], Capture(LOGITS))
     assert torch.equal(one[Site.LOGITS], other[Site.LOGITS])
     assert torch.equal((await awaited.logprobs([row]))[0], handle.logprobs([row])[0])
+    (mine,), (theirs,) = await awaited.token_statistics([row]), handle.token_statistics([row])
+    assert torch.equal(mine.entropy, theirs.entropy)
 
 
 def test_no_rows_give_no_values(handle: Any) -> None:

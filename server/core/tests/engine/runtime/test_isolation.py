@@ -31,17 +31,19 @@ class Numbers(Analyzer):
 
     async def analyze(self, params: Any, ctx: Any) -> AsyncIterator[Any]:
         row = Row(ctx.model.encode(params.prompt))
-        captured, (reduced,), (logprobs,) = await asyncio.gather(
+        captured, (reduced,), (logprobs,), (statistics,) = await asyncio.gather(
             ctx.model.forward([row], Capture(SITES, positions=(0, -1))),
             ctx.model.forward(
                 [row], Capture(frozenset({Site.FINAL_RESIDUAL}), reduce=Reduce(scaled, params.scale))
             ),
             ctx.model.logprobs([row]),
+            ctx.model.token_statistics([row]),
         )
         for site, values in captured[0].values.items():
             yield Tensor(site.value, values)
         yield Tensor("reduced", reduced)
         yield Tensor("logprobs", logprobs)
+        yield Tensor("entropy", statistics.entropy)
 
 
 class PlainNumbers(Numbers):
@@ -59,6 +61,7 @@ class PlainNumbers(Numbers):
             "reduced", ctx.model.forward([row], Capture(frozenset({Site.FINAL_RESIDUAL}), reduce=reduce))[0]
         )
         yield Tensor("logprobs", ctx.model.logprobs([row])[0])
+        yield Tensor("entropy", ctx.model.token_statistics([row])[0].entropy)
 
 
 def prompts(count: int) -> list[str]:
@@ -89,23 +92,26 @@ def prompts(count: int) -> list[str]:
 @pytest.mark.parametrize("model", ["llama", "gpt2", "mixtral"])
 async def test_64_prompts_from_16_callers_each_equal_themselves_alone(make_rig: Any, model: str) -> None:
     rig = make_rig((model,))
-    wanted = [{"prompt": text, "scale": 1.0 + i} for i, text in enumerate(prompts(64))]
+    # Every prompt twice, asked for differently: rows of the two may share a forward, results never.
+    wanted = [{"prompt": text, "scale": 1.0 + i} for i, text in enumerate(prompts(32) * 2)]
     alone = [await rig.results(Numbers(), **params) for params in wanted]
     queue = list(enumerate(wanted))
     together: dict[int, list[Any]] = {}
-    largest = 0
+    largest = shared = 0
 
     async def caller(number: int) -> None:
-        nonlocal largest
+        nonlocal largest, shared
         while queue:
             index, params = queue.pop()
             kind = PlainNumbers if number % 4 == 0 else Numbers
             events = await rig.events(kind(), **params)
             together[index] = [event.result for event in events if isinstance(event, Found)]
             largest = max(largest, events[-1].usage.largest_batch)
+            shared += events[-1].usage.shared_rows
 
     await asyncio.gather(*(caller(number) for number in range(16)))
     assert largest > 1, "nothing was batched, so nothing was tested"
+    assert shared, "nothing was shared, so nothing was tested"
     for index, expected in enumerate(alone):
         for one, other in zip(expected, together[index], strict=True):
             assert one.name == other.name

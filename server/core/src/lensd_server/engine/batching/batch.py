@@ -1,9 +1,4 @@
-"""Which waiting rows run together, and what the batch looks like. Pure: nothing here has effects.
-
-A batch is padded to its longest row, so what it costs is rows times that length. Running rows
-together saves the fixed price of a forward and pays for padding: a row joins only if the padding it
-adds is worth less than the forward it saves.
-"""
+"""What a batch looks like: padded inputs, groups of rows that are captured alike, what each row gets. Pure."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -40,52 +35,6 @@ class Inputs:
     lengths: tuple[int, ...]
 
 
-def choose_rows(lengths: Sequence[int], urgent: Sequence[bool], budget: int, worth: float) -> list[int]:
-    """Indices of the rows of the next batch; the rows are given oldest first.
-
-    The oldest urgent row (else the oldest) is always in, so that no row waits for ever. Around
-    it, rows of similar length are taken while ``rows * longest <= budget`` and each adds at most
-    ``worth`` tokens of padding: first the urgent ones, then the others.
-    """
-    seed = next((i for i, is_urgent in enumerate(urgent) if is_urgent), 0)
-    chosen = [seed]
-    longest = lengths[seed]
-    for wanted in (True, False):
-        pool = [i for i, is_urgent in enumerate(urgent) if is_urgent is wanted and i != seed]
-        longest = _join(chosen, longest, sorted(pool, key=lambda i: (lengths[i], i)), lengths, budget, worth)
-    return sorted(chosen)
-
-
-def _join(
-    chosen: list[int],
-    longest: int,
-    by_length: Sequence[int],
-    lengths: Sequence[int],
-    budget: int,
-    worth: float,
-) -> int:
-    """Adds to ``chosen`` from ``by_length``, nearest in length first; returns the longest row."""
-    # Everything before `shorter` is at most as long as the batch already is.
-    longer = next((n for n, i in enumerate(by_length) if lengths[i] >= longest), len(by_length))
-    shorter = longer - 1
-    while True:
-        down = longest - lengths[by_length[shorter]] if shorter >= 0 else None
-        up = len(chosen) * (lengths[by_length[longer]] - longest) if longer < len(by_length) else None
-        if up is not None and (len(chosen) + 1) * lengths[by_length[longer]] > budget:
-            up = None
-        if (len(chosen) + 1) * longest > budget:
-            down = None
-        if up is not None and (down is None or up <= down) and up <= worth:
-            longest = max(longest, lengths[by_length[longer]])
-            chosen.append(by_length[longer])
-            longer += 1
-        elif down is not None and down <= worth:
-            chosen.append(by_length[shorter])
-            shorter -= 1
-        else:
-            return longest
-
-
 def pad(rows: Sequence[PreparedRow]) -> Inputs:
     """One tensor of each kind for ``rows``. Padding sits on the right, where a causal mask hides it."""
     lengths = tuple(len(row.tokens) for row in rows)
@@ -107,15 +56,28 @@ def pad(rows: Sequence[PreparedRow]) -> Inputs:
 
 
 def group_rows(
-    rows: Sequence[PreparedRow], keys: Sequence[tuple[frozenset[Site], tuple[int, ...], Hashable]]
-) -> list[GatherGroup]:
-    """Groups of rows whose keys (sites, layers, what to make of them) are equal, in order of first row."""
+    rows: Sequence[PreparedRow],
+    keys: Sequence[tuple[frozenset[Site], tuple[int, ...], Hashable]],
+    lanes: Sequence[Sequence[int]],
+) -> list[tuple[GatherGroup, tuple[int, ...]]]:
+    """Groups of rows whose keys (sites, layers, what to make of them) are equal, in order of first row.
+
+    ``lanes`` say which rows each sequence of the forward answers; with each group come the indices of
+    its rows.
+    """
+    lane_of = {i: number for number, lane in enumerate(lanes) for i in lane}
     members: dict[tuple[frozenset[Site], tuple[int, ...], Hashable], list[int]] = {}
     for i, key in enumerate(keys):
         members.setdefault(key, []).append(i)
     return [
-        GatherGroup(
-            sites=sites, layers=layers, rows=tuple(own), positions=tuple(rows[i].positions for i in own)
+        (
+            GatherGroup(
+                sites=sites,
+                layers=layers,
+                rows=tuple(lane_of[i] for i in own),
+                positions=tuple(rows[i].positions for i in own),
+            ),
+            tuple(own),
         )
         for (sites, layers, _), own in members.items()
     ]

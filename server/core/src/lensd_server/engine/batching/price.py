@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from lensd_api import Site
-from lensd_server.engine.anatomy.capture import run_batch
+from lensd_server.engine.anatomy.capture import GatherGroup, run_batch
 from lensd_server.engine.anatomy.inspect import InspectedModel
-from lensd_server.engine.batching.batch import PreparedRow, group_rows, pad
+from lensd_server.engine.batching.batch import PreparedRow, pad
 from lensd_server.engine.device import Device
 from lensd_server.engine.models.digests import write_atomically
 
@@ -68,7 +68,7 @@ def time_forward(model: InspectedModel, device: Device, length: int) -> float:
     """Seconds that one row of ``length`` tokens takes."""
     row = PreparedRow(tokens=(0,) * length, positions=(length - 1,))
     inputs = pad([row])
-    groups = group_rows([row], [(frozenset({Site.FINAL_RESIDUAL}), (), None)])
+    group = GatherGroup(frozenset({Site.FINAL_RESIDUAL}), (), rows=(0,), positions=(row.positions,))
     started = time.perf_counter()
     run_batch(
         model,
@@ -76,7 +76,7 @@ def time_forward(model: InspectedModel, device: Device, length: int) -> float:
         inputs.attention_mask,
         None,
         inputs.lengths,
-        groups,
+        [group],
     )
     device.synchronize()
     return time.perf_counter() - started

@@ -6,7 +6,7 @@ into the engine. A ticket is cancelled at most once, from any thread.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from lensd_api import Cancelled, DeadlineExceeded
@@ -19,6 +19,8 @@ class Ticket:
 
     request_id: str = ""
     analyzer: str = ""
+    #: The address it came from; empty when nobody knows.
+    peer: str = ""
     priority: Priority = Priority.INTERACTIVE
     deadline: float | None = None
     usage: Usage = field(default_factory=Usage)
@@ -26,6 +28,11 @@ class Ticket:
     _error: Callable[[], Cancelled | DeadlineExceeded] | None = None
     _callbacks: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def caller(self) -> Hashable:
+        """Who takes turns with others: everything from one host, else this analysis by itself."""
+        return self.peer.rpartition(":")[0] or self.peer or self
 
     @property
     def cancelled(self) -> bool:
