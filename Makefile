@@ -47,7 +47,8 @@ proto-image: $(VENV)/.dev ## Accept the present .proto files as what later ones 
 	$(BIN)/buf build proto --output proto/buf.image.binpb
 
 bench: $(VENV)/.runtime ## Compare the daemon with a bare forward pass: time, throughput, memory
-	@$(BIN)/python -m tests.bench
+	@# The daemon's own policy for both sides: threads that spin while they wait slow each other down.
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench
 	@$(BIN)/python -m tests.bench.rewards
 
 $(VENV)/.build:
