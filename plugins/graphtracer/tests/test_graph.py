@@ -71,6 +71,17 @@ def test_an_address_is_an_edge_to_the_answer() -> None:
     assert edges[0, 2]["kind"] == "address"
 
 
+def test_a_tools_output_depends_on_whoever_spoke_before_it() -> None:
+    log = plain(
+        ("A", "ask nobody"),
+        ("Coder", "```python\nprint(7 * 6)\n```"),
+        ("Computer_terminal", "42"),
+        ("A", "So 42."),
+    )
+    edges = found(log).edges
+    assert edges[1, 2]["kind"] == "execution"
+
+
 def test_addresses_in_a_circle_leave_the_graph_acyclic() -> None:
     log = plain(*[(agent, f"pass it on, item {i + 10}") for i, agent in enumerate("ABCABCABC")])
     for step, to in zip(log["steps"], "BCABCABCA", strict=True):

@@ -9,7 +9,7 @@ from lensd_graphtracer.features import FEATURES, Family
 from lensd_graphtracer.formats import FORMATS
 from lensd_graphtracer.idg import PIVOTS
 from lensd_graphtracer.index import MAX_TERMS
-from plugins.graphtracer.tests.test_scale import MEMORY_130_STEPS_MIB, MEMORY_10_000_STEPS_MIB
+from plugins.graphtracer.tests.test_scale import MEMORY_10_000_STEPS_MIB, MEMORY_130_STEPS_MIB
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -15,7 +15,7 @@ from lensd_graphtracer.references import find_terms
 from plugins.graphtracer.tests.logs import BENCHMARK, needs_benchmark, plain, run
 
 #: Stated in the README.
-MEMORY_130_STEPS_MIB, MEMORY_10_000_STEPS_MIB, FIRST_EDGES_S = 32, 256, 2.0
+MEMORY_130_STEPS_MIB, MEMORY_10_000_STEPS_MIB, FIRST_EDGES_S = 32, 128, 2.0
 
 
 def long_log(steps: int, words: int) -> dict[str, object]:
@@ -59,7 +59,7 @@ def test_edges_come_while_the_log_is_still_read() -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_steps_are_analysed_within_the_stated_memory() -> None:
-    log = long_log(10_000, 30)
+    log = long_log(10_000, 10)
     tracemalloc.start()
     try:
         names = [r.name for r in run(log)]

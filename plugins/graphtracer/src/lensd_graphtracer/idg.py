@@ -82,13 +82,17 @@ class DependencyGraph:
     def _parents(self, step: Step, terms: Sequence[Term]) -> Iterator[Dependency]:
         found = dict(self.index.sources(terms))
         addressed = self._asked.pop(step.agent, None)
+        kind = "address"
+        if addressed is None and step.kind is Kind.TOOL and self.readings:
+            # A tool answers whoever spoke last, whatever its output repeats.
+            addressed, kind = self.readings[-1].step.index, "execution"
         ranked = sorted(found.items(), key=lambda pair: (-pair[1].weight, -pair[0]))
         strongest = max((e.weight for e in found.values()), default=0.0)
         chosen = [(i, e) for i, e in ranked if e.weight >= max(_WEAKEST, _FLOOR * strongest)]
         kept: list[Dependency] = []
         if addressed is not None:
             extra = found[addressed].weight if addressed in found else 0.0
-            kept.append(Dependency(addressed, step.index, "address", _ADDRESSED + extra))
+            kept.append(Dependency(addressed, step.index, kind, _ADDRESSED + extra))
         for source, evidence in chosen:
             if source != addressed and len(kept) < self.max_parents:
                 kept.append(_shared(source, step.index, evidence))

@@ -136,6 +136,8 @@ def link_in_words(edge: Dependency, steps: Mapping[int, Step]) -> str:
     span = " ".join(steps[edge.target].content[edge.start : edge.end].split())
     if edge.kind == "address":
         return f"answers step {edge.source}, which was addressed to it"
+    if edge.kind == "execution":
+        return f"is the output of what step {edge.source} asked to run"
     if edge.kind == "previous":
         return f"follows step {edge.source}; it refers to nothing in particular"
     if edge.kind == "flow":

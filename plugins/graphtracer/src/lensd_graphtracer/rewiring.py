@@ -32,7 +32,9 @@ def add_flow(
             merged[flow.source] = Dependency(
                 flow.source, flow.target, "flow", flow.total, flow.start, flow.end
             )
-    strongest = sorted(merged.values(), key=lambda e: (e.kind != "address", -e.weight, -e.source))
+    strongest = sorted(
+        merged.values(), key=lambda e: (e.kind not in ("address", "execution"), -e.weight, -e.source)
+    )
     return tuple(sorted(strongest[:max_parents], key=lambda e: e.source))
 
 
