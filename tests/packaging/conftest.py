@@ -6,7 +6,18 @@ import pytest
 
 from tests.packaging.environments import Environment, build_wheels, link_third_party, make_environment
 
-FOLDERS = ["proto", "server/api", "server/core", "clients/python", "plugins/dla", "plugins/graphtracer", "plugins/shop_r1", "plugins/vsa_probe", "plugins/template", "."]
+FOLDERS = [
+    "proto",
+    "server/api",
+    "server/core",
+    "clients/python",
+    "plugins/dla",
+    "plugins/graphtracer",
+    "plugins/shop_r1",
+    "plugins/vsa_probe",
+    "plugins/template",
+    ".",
+]
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,17 @@ from tests.packaging.environments import ROOT, Environment, make_environment
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = ["lensd_proto", "lensd_api", "lensd_server", "lensd_client", "lensd_dla", "lensd_graphtracer", "lensd_shop_r1", "lensd_vsa_probe", "lensd_template"]
+PACKAGES = [
+    "lensd_proto",
+    "lensd_api",
+    "lensd_server",
+    "lensd_client",
+    "lensd_dla",
+    "lensd_graphtracer",
+    "lensd_shop_r1",
+    "lensd_vsa_probe",
+    "lensd_template",
+]
 
 
 def _names(wheels: Path, distribution: str) -> set[str]:
