@@ -103,7 +103,7 @@ class FitParams(BaseParams):
     batch: int = Field(default=256, ge=2, le=65_536, description="Rows of one training step.")
     learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak of the schedule.")
     weight_decay: float = Field(default=1e-4, ge=0, le=1, description="Of AdamW.")
-    dropout: float = Field(default=0.3, ge=0, lt=1, description="Share of hidden values dropped in training.")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="Share of hidden values dropped in training.")
     schedule: Schedule = Field(
         default="one_cycle", description="`one_cycle`, or the paper's `warm_restarts`."
     )

@@ -29,7 +29,7 @@ class Parts:
 
 
 def split(examples: Sequence[Example], how: Split, share: float, seed: int) -> Parts:
-    """Holds out about ``share`` of the rows, whole groups at a time; a twentieth of the rest validates."""
+    """Holds out about ``share`` of the rows, whole groups at a time; a fiftieth of the rest validates."""
     groups = [_group(example, number, how) for number, example in enumerate(examples)]
     distinct = list(dict.fromkeys(groups))
     order = _shuffled(len(distinct), seed)
@@ -47,7 +47,7 @@ def split(examples: Sequence[Example], how: Split, share: float, seed: int) -> P
     test = [i for i, group in enumerate(groups) if group in held]
     rest = [i for i, group in enumerate(groups) if group not in held]
     rest = [rest[i] for i in _shuffled(len(rest), seed + 1)]
-    validating = max(1, len(rest) // 20)
+    validating = max(1, len(rest) // 50)
     return Parts(tuple(sorted(rest[validating:])), tuple(sorted(rest[:validating])), tuple(test))
 
 
