@@ -246,8 +246,9 @@ class LocalExecutor:
         # Who cancelled it knows why; what its code raised on the way out does not matter.
         error = (ticket.error() or error) if error is not None else None
         analysis.settle_usage()
-        self._forget(analysis)
+        # Counted before it counts as gone: whoever waits for the last one sees it in the metrics.
         self._observers.finished(analysis.record(outcome_of(error)))
+        self._forget(analysis)
         # Last of all: whoever reads `Completed` finds the lease given back and the analysis counted.
         if error is None:
             analysis.channel.put_now(Completed(model_revision=revision, usage=ticket.usage))

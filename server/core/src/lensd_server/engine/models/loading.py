@@ -95,7 +95,7 @@ def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
     # A daemon's terminal is a log: no progress bars in it.
     transformers_logging.disable_progress_bar()
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=choose_dtype(dtype, device),
             use_safetensors=True,
@@ -107,7 +107,8 @@ def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
         raise LoadFailed(
             f"the weights in {folder} are damaged or incomplete; fetch the checkpoint again"
         ) from error
-    _refuse_gaps(folder, cast("Mapping[str, Any]", report))
+    module, report = cast("tuple[PreTrainedModel, Mapping[str, Any]]", loaded)
+    _refuse_gaps(folder, report)
     return cast("PreTrainedModel", module.to(device.torch))  # pyright: ignore[reportArgumentType]
 
 
