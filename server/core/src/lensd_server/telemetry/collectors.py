@@ -5,12 +5,12 @@ from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from lensd_server.engine.events import ModelState, ModelStatus
 from lensd_server.plugins import AnalyzerRegistry
+from lensd_server.telemetry import definitions
 
 #: What the name of every metric of a plugin begins with.
 PLUGIN_PREFIX = "lensd_plugin_"
@@ -30,13 +30,9 @@ class ModelCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """One family each, with every configured model in it."""
-        state = GaugeMetricFamily(
-            "lensd_model_state", "1 for the state the model is in.", labels=("model", "state")
-        )
-        resident = GaugeMetricFamily(
-            "lensd_model_resident_bytes", "Bytes the model's weights occupy.", labels=("model",)
-        )
-        leases = GaugeMetricFamily("lensd_model_leases", "Analyses that hold the model.", labels=("model",))
+        state = definitions.MODEL_STATE.family()
+        resident = definitions.MODEL_RESIDENT.family()
+        leases = definitions.MODEL_LEASES.family()
         for status in self._statuses():
             for candidate in ModelState:
                 state.add_metric((status.name, candidate.value), float(candidate is status.state))
@@ -57,14 +53,7 @@ class PluginCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """One sample a plugin."""
-        info = GaugeMetricFamily(
-            "lensd_plugin_info",
-            "Always 1; the labels say which plugin is installed and how it is.",
-            labels=("plugin", "distribution", "version", "status"),
-        )
-        errors = CounterMetricFamily(
-            "lensd_plugin_errors", "Hooks of the plugin that failed.", labels=("distribution",)
-        )
+        info, errors = definitions.PLUGIN_INFO.family(), definitions.PLUGIN_ERRORS.family()
         for record in self._registry.plugins():
             info.add_metric((record.name, record.distribution, record.version, record.status.value), 1)
         for distribution in sorted({record.distribution for record in self._registry.plugins()}):

@@ -1,25 +1,19 @@
-"""Every metric of the daemon, defined once, in a registry of its own.
+"""The metrics that are counted where things happen, in a registry of their own.
 
-Labels are bounded by what is configured and installed, never by request text.
+What each one means is in :mod:`.definitions`.
 """
 
 import platform
 import threading
 from collections import Counter as Tally
-from collections.abc import Sequence
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from lensd_api.hookspecs import AnalysisRecord
 from lensd_server import __version__
 from lensd_server.engine.observers import BatchRecord
-
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
-_LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-_RATIO = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
+from lensd_server.telemetry import definitions
 
 
 class Metrics:
@@ -35,94 +29,33 @@ class Metrics:
         self._lock = threading.Lock()
         #: Request ids that were admitted and have not ended; callers may use one twice.
         self._admitted: Tally[str] = Tally()
-        self._define_grpc()
-        self._define_analyses()
-        self._define_models()
-        self._define_process()
-
-    def _define_grpc(self) -> None:
-        method = ("service", "method")
-        self.grpc_requests = self._counter("lensd_grpc_requests", "Finished gRPC calls.", (*method, "code"))
-        self.grpc_duration = self._histogram(
-            "lensd_grpc_request_duration_seconds", "From the start of a gRPC call to its end.", method
-        )
-        self.grpc_in_flight = self._gauge("lensd_grpc_requests_in_flight", "gRPC calls in progress.", method)
-        self.grpc_messages = self._counter(
-            "lensd_grpc_stream_messages",
-            "Messages on streaming gRPC calls, seen from the server.",
-            (*method, "direction"),
-        )
-
-    def _define_analyses(self) -> None:
-        labels = ("analyzer", "model")
-        self.analyses = self._counter("lensd_analyses", "Finished analyses.", (*labels, "outcome"))
-        self.analyses_in_flight = self._gauge(
-            "lensd_analyses_in_flight", "Admitted analyses that have not ended.", labels
-        )
-        self.analysis_queue = self._histogram(
-            "lensd_analysis_queue_seconds", "Waiting for admission, model and batches.", labels
-        )
-        self.analysis_forward = self._histogram(
-            "lensd_analysis_forward_seconds", "Forward passes that held rows of the analysis.", labels
-        )
-        self.analysis_compute = self._histogram(
-            "lensd_analysis_compute_seconds", "Everything else the analyzer did.", labels
-        )
-        self.analysis_first_result = self._histogram(
-            "lensd_analysis_first_result_seconds", "From the request to the first result.", labels
-        )
-        self.analysis_total = self._histogram(
-            "lensd_analysis_total_seconds", "From admission to the end of the analysis.", labels
-        )
-        self.rejections = self._counter(
-            "lensd_rejected", "Analyses refused or broken off for lack of room or time.", ("reason",)
-        )
-        self.cancel_latency = self._histogram(
-            "lensd_cancel_latency_seconds",
-            "From the cancel of an analysis until the device no longer works for it.",
-            ("model",),
-        )
-
-    def _define_models(self) -> None:
-        model = ("model",)
-        self.queue_rows = self._gauge("lensd_queue_rows", "Rows waiting for a model.", model)
-        self.queue_tokens = self._gauge("lensd_queue_tokens", "Tokens waiting for a model.", model)
-        self.batch_rows = self._histogram("lensd_batch_rows", "Rows in a batch.", model, _ROWS)
-        self.batch_tokens = self._histogram(
-            "lensd_batch_tokens", "Tokens in a batch, without padding.", model, _TOKENS
-        )
-        self.batch_padding = self._histogram(
-            "lensd_batch_padding_ratio", "Share of a batch that is padding.", model, _RATIO
-        )
-        self.batch_seconds = self._histogram(
-            "lensd_batch_duration_seconds", "A batch's turn on the device.", model
-        )
-        self.rows_shared = self._counter(
-            "lensd_rows_shared", "Rows answered by another row of the same batch.", model
-        )
-        self.model_loads = self._counter("lensd_model_loads", "Finished loads.", ("model", "outcome"))
-        self.model_load_seconds = self._histogram("lensd_model_load_seconds", "Duration of a load.", model)
-
-    def _define_process(self) -> None:
-        self.event_loop_lag = self._histogram(
-            "lensd_event_loop_lag_seconds", "How late the event loop wakes up.", (), _LAG_SECONDS
-        )
-        self.draining = self._gauge("lensd_draining", "1 while the daemon is shutting down.", ())
-        self.build_info = self._gauge(
-            "lensd_build_info", "Always 1; the labels say what runs.", ("version", "python")
-        )
+        keep = self.registry
+        self.grpc_requests = definitions.GRPC_REQUESTS.instrument(keep)
+        self.grpc_duration = definitions.GRPC_DURATION.instrument(keep)
+        self.grpc_in_flight = definitions.GRPC_IN_FLIGHT.instrument(keep)
+        self.grpc_messages = definitions.GRPC_MESSAGES.instrument(keep)
+        self.analyses = definitions.ANALYSES.instrument(keep)
+        self.analyses_in_flight = definitions.ANALYSES_IN_FLIGHT.instrument(keep)
+        self.analysis_queue = definitions.ANALYSIS_QUEUE.instrument(keep)
+        self.analysis_forward = definitions.ANALYSIS_FORWARD.instrument(keep)
+        self.analysis_compute = definitions.ANALYSIS_COMPUTE.instrument(keep)
+        self.analysis_first_result = definitions.ANALYSIS_FIRST_RESULT.instrument(keep)
+        self.analysis_total = definitions.ANALYSIS_TOTAL.instrument(keep)
+        self.rejections = definitions.REJECTED.instrument(keep)
+        self.cancel_latency = definitions.CANCEL_LATENCY.instrument(keep)
+        self.queue_rows = definitions.QUEUE_ROWS.instrument(keep)
+        self.queue_tokens = definitions.QUEUE_TOKENS.instrument(keep)
+        self.batch_rows = definitions.BATCH_ROWS.instrument(keep)
+        self.batch_tokens = definitions.BATCH_TOKENS.instrument(keep)
+        self.batch_padding = definitions.BATCH_PADDING.instrument(keep)
+        self.batch_seconds = definitions.BATCH_DURATION.instrument(keep)
+        self.rows_shared = definitions.ROWS_SHARED.instrument(keep)
+        self.model_loads = definitions.MODEL_LOADS.instrument(keep)
+        self.model_load_seconds = definitions.MODEL_LOAD.instrument(keep)
+        self.event_loop_lag = definitions.EVENT_LOOP_LAG.instrument(keep)
+        self.draining = definitions.DRAINING.instrument(keep)
+        self.build_info = definitions.BUILD_INFO.instrument(keep)
         self.build_info.labels(__version__, platform.python_version()).set(1)
-
-    def _counter(self, name: str, text: str, labels: Sequence[str]) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, labels: Sequence[str]) -> Gauge:
-        return Gauge(name, text, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, text: str, labels: Sequence[str], buckets: Sequence[float] = _SECONDS
-    ) -> Histogram:
-        return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
 
     # What the RPC layer reports.
 

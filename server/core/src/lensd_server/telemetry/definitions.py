@@ -1,0 +1,191 @@
+"""Every metric of the daemon: what it is called, what it counts, and by which labels.
+
+The one place for them. The instruments (:mod:`.metrics`), the scrape-time collectors
+(:mod:`.collectors`), the table in the README, the dashboards and the alerts are made of these
+definitions or checked against them.
+
+To add one: define it below; then either make it an attribute of ``Metrics`` and count where it
+happens, or fill its ``family()`` in a collector when it is read at a scrape. A test prints the row
+that the README lacks. Labels are bounded by what is configured and installed, or by a closed set in
+our own code; request text never becomes one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+#: Units a name may end with; what counts things has none.
+UNITS = ("seconds", "bytes", "ratio", "rows", "tokens")
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+_LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_RATIO = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A metric: its name as scraped, its help and the names of its labels."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    kind: ClassVar[str]
+
+    @property
+    def unit(self) -> str:
+        """What its value is measured in; empty for a plain count."""
+        return next((unit for unit in UNITS if self.name.endswith(f"_{unit}")), "")
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names of its samples in a scrape."""
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterDefinition(Definition):
+    """Only ever grows; the name ends with ``_total``."""
+
+    kind: ClassVar[str] = "counter"
+
+    def instrument(self, registry: CollectorRegistry) -> Counter:
+        """Counted where it happens."""
+        return Counter(self.name, self.help, self.labels, registry=registry)
+
+    def family(self) -> CounterMetricFamily:
+        """Filled at a scrape."""
+        return CounterMetricFamily(self.name, self.help, labels=self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class GaugeDefinition(Definition):
+    """Goes up and down."""
+
+    kind: ClassVar[str] = "gauge"
+
+    def instrument(self, registry: CollectorRegistry) -> Gauge:
+        """Set where it happens."""
+        return Gauge(self.name, self.help, self.labels, registry=registry, unit=self.unit)
+
+    def family(self) -> GaugeMetricFamily:
+        """Filled at a scrape."""
+        return GaugeMetricFamily(self.name, self.help, labels=self.labels, unit=self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramDefinition(Definition):
+    """A distribution."""
+
+    buckets: Sequence[float] = _SECONDS
+    kind: ClassVar[str] = "histogram"
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names of its samples in a scrape."""
+        return tuple(f"{self.name}_{suffix}" for suffix in ("bucket", "count", "sum"))
+
+    def instrument(self, registry: CollectorRegistry) -> Histogram:
+        """Observed where it happens."""
+        return Histogram(
+            self.name, self.help, self.labels, registry=registry, unit=self.unit, buckets=self.buckets
+        )
+
+
+# gRPC
+
+_METHOD = ("service", "method")
+GRPC_REQUESTS = CounterDefinition("lensd_grpc_requests_total", "Finished gRPC calls.", (*_METHOD, "code"))
+GRPC_DURATION = HistogramDefinition(
+    "lensd_grpc_request_duration_seconds", "From the start of a gRPC call to its end.", _METHOD
+)
+GRPC_IN_FLIGHT = GaugeDefinition("lensd_grpc_requests_in_flight", "gRPC calls in progress.", _METHOD)
+GRPC_MESSAGES = CounterDefinition(
+    "lensd_grpc_stream_messages_total",
+    "Messages on streaming gRPC calls, seen from the server.",
+    (*_METHOD, "direction"),
+)
+
+# Analyses
+
+_ANALYSIS = ("analyzer", "model")
+ANALYSES = CounterDefinition("lensd_analyses_total", "Finished analyses.", (*_ANALYSIS, "outcome"))
+ANALYSES_IN_FLIGHT = GaugeDefinition(
+    "lensd_analyses_in_flight", "Admitted analyses that have not ended.", _ANALYSIS
+)
+ANALYSIS_QUEUE = HistogramDefinition(
+    "lensd_analysis_queue_seconds", "Waiting for admission, model and batches.", _ANALYSIS
+)
+ANALYSIS_FORWARD = HistogramDefinition(
+    "lensd_analysis_forward_seconds", "Forward passes that held rows of the analysis.", _ANALYSIS
+)
+ANALYSIS_COMPUTE = HistogramDefinition(
+    "lensd_analysis_compute_seconds", "Everything else the analyzer did.", _ANALYSIS
+)
+ANALYSIS_FIRST_RESULT = HistogramDefinition(
+    "lensd_analysis_first_result_seconds", "From the request to the first result.", _ANALYSIS
+)
+ANALYSIS_TOTAL = HistogramDefinition(
+    "lensd_analysis_total_seconds", "From admission to the end of the analysis.", _ANALYSIS
+)
+REJECTED = CounterDefinition(
+    "lensd_rejected_total", "Analyses refused or broken off for lack of room or time.", ("reason",)
+)
+CANCEL_LATENCY = HistogramDefinition(
+    "lensd_cancel_latency_seconds",
+    "From the cancel of an analysis until the device no longer works for it.",
+    ("model",),
+)
+
+# Batching
+
+_MODEL = ("model",)
+QUEUE_ROWS = GaugeDefinition("lensd_queue_rows", "Rows waiting for a model.", _MODEL)
+QUEUE_TOKENS = GaugeDefinition("lensd_queue_tokens", "Tokens waiting for a model.", _MODEL)
+BATCH_ROWS = HistogramDefinition("lensd_batch_rows", "Rows in a batch.", _MODEL, _ROWS)
+BATCH_TOKENS = HistogramDefinition(
+    "lensd_batch_tokens", "Tokens in a batch, without padding.", _MODEL, _TOKENS
+)
+BATCH_PADDING = HistogramDefinition(
+    "lensd_batch_padding_ratio", "Share of a batch that is padding.", _MODEL, _RATIO
+)
+BATCH_DURATION = HistogramDefinition("lensd_batch_duration_seconds", "A batch's turn on the device.", _MODEL)
+ROWS_SHARED = CounterDefinition(
+    "lensd_rows_shared_total", "Rows answered by another row of the same batch.", _MODEL
+)
+
+# Models
+
+MODEL_LOADS = CounterDefinition("lensd_model_loads_total", "Finished loads.", ("model", "outcome"))
+MODEL_LOAD = HistogramDefinition("lensd_model_load_seconds", "Duration of a load.", _MODEL)
+MODEL_STATE = GaugeDefinition("lensd_model_state", "1 for the state the model is in.", ("model", "state"))
+MODEL_RESIDENT = GaugeDefinition("lensd_model_resident_bytes", "Bytes the model's weights occupy.", _MODEL)
+MODEL_LEASES = GaugeDefinition("lensd_model_leases", "Analyses that hold the model.", _MODEL)
+
+# Plugins
+
+PLUGIN_INFO = GaugeDefinition(
+    "lensd_plugin_info",
+    "Always 1; the labels say which plugin is installed and how it is.",
+    ("plugin", "distribution", "version", "status"),
+)
+PLUGIN_ERRORS = CounterDefinition(
+    "lensd_plugin_errors_total", "Hooks of the plugin that failed.", ("distribution",)
+)
+
+# The process
+
+EVENT_LOOP_LAG = HistogramDefinition(
+    "lensd_event_loop_lag_seconds", "How late the event loop wakes up.", (), _LAG_SECONDS
+)
+DRAINING = GaugeDefinition("lensd_draining", "1 while the daemon is shutting down.")
+BUILD_INFO = GaugeDefinition("lensd_build_info", "Always 1; the labels say what runs.", ("version", "python"))
+
+#: All of them, in the order of this file.
+DEFINITIONS: tuple[Definition, ...] = tuple(
+    value for value in tuple(globals().values()) if isinstance(value, Definition)
+)
