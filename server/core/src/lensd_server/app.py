@@ -17,7 +17,8 @@ from lensd_server.engine.storage import Storage
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
 from lensd_server.stuck import StuckAnalyzers
-from lensd_server.telemetry.collectors import ForeignCollector, ModelCollector, PluginCollector
+from lensd_server.telemetry.collectors import ModelCollector, PluginCollector
+from lensd_server.telemetry.foreign import ForeignCollector
 from lensd_server.telemetry.logging import AnalysisLog, configure_logging
 from lensd_server.telemetry.metrics import Metrics
 
@@ -68,7 +69,7 @@ def assemble(settings: Settings) -> Engine:
     )
     metrics.registry.register(ModelCollector(residency.statuses))
     metrics.registry.register(PluginCollector(registry))
-    metrics.registry.register(ForeignCollector(registry.metrics_collectors()))
+    metrics.registry.register(ForeignCollector(registry.metrics_collectors(), registry.count_error))
 
     def close() -> None:
         executor.close()

@@ -128,10 +128,14 @@ class AnalyzerRegistry:
             else:
                 yield loaded, answer
 
-    def _count(self, loaded: LoadedPlugin, hook: str, error: Exception) -> None:
-        distribution = loaded.record.distribution
+    def count_error(self, distribution: str) -> None:
+        """Something that ``distribution`` registered failed."""
         with self._lock:
             self.errors[distribution] = self.errors.get(distribution, 0) + 1
+
+    def _count(self, loaded: LoadedPlugin, hook: str, error: Exception) -> None:
+        distribution = loaded.record.distribution
+        self.count_error(distribution)
         _log.error("plugin hook failed", distribution=distribution, hook=hook, exc_info=error)
 
 

@@ -1,14 +1,9 @@
 """Every metric the dashboards may use is in a scrape, with the labels it is meant to have."""
 
 import re
-from collections.abc import Iterable
-from typing import Any
 
 import pytest
-import structlog
 from prometheus_client import generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -17,9 +12,9 @@ from lensd_api.hookspecs import AnalysisRecord
 from lensd_server.engine.events import ModelState, ModelStatus
 from lensd_server.engine.observers import BatchRecord
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
-from lensd_server.telemetry.collectors import ForeignCollector, ModelCollector, PluginCollector
+from lensd_server.telemetry.collectors import ModelCollector, PluginCollector
 from lensd_server.telemetry.definitions import DEFINITIONS, UNITS
-from lensd_server.telemetry.metrics import Metrics
+from lensd_server.telemetry.metrics import MAX_REASONS, Metrics
 
 #: Names as a parsed scrape has them: without a counter's suffix.
 FAMILIES = {d.name.removesuffix("_total"): (d.kind, set(d.labels)) for d in DEFINITIONS}
@@ -124,36 +119,19 @@ def test_a_model_is_in_exactly_one_state(metrics: Metrics) -> None:
     assert states == {s: float(s is ModelState.RESIDENT) for s in ModelState}
 
 
-class Foreign:
-    """A plugin's collector."""
-
-    def __init__(self, *families: Metric, error: Exception | None = None) -> None:
-        self._families, self._error = families, error
-
-    def collect(self) -> Iterable[Metric]:
-        if self._error is not None:
-            raise self._error
-        return self._families
-
-
-def gauge(name: str, *, label: Any = "x") -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, "Help.", labels=("kind",))
-    family.add_metric((label,), 1.0)
-    return family
-
-
-def test_metrics_of_plugins_are_added_and_bad_ones_left_out(metrics: Metrics) -> None:
-    collectors = [
-        ("good", Foreign(gauge("lensd_plugin_good"), CounterMetricFamily("lensd_plugin_hits", "Hits.", 1))),
-        ("failing", Foreign(error=RuntimeError("boom"))),
-        ("greedy", Foreign(gauge("lensd_draining"), gauge("up"), gauge("lensd_plugin_info"))),
-        ("copycat", Foreign(gauge("lensd_plugin_good"), gauge("lensd_plugin_own"))),
-        ("unprintable", Foreign(gauge("lensd_plugin_odd", label=object()))),
-        ("no-collector", object()),
-    ]
-    metrics.registry.register(ForeignCollector(collectors))
-    with structlog.testing.capture_logs() as logs:
-        families = {f.name for f in parse(generate_latest(metrics.registry).decode())}
-    assert families - set(FAMILIES) == {"lensd_plugin_good", "lensd_plugin_hits", "lensd_plugin_own"}
-    blamed = [log["distribution"] for log in logs]
-    assert blamed == ["failing", "greedy", "greedy", "greedy", "copycat", "unprintable", "no-collector"]
+def test_reasons_of_rejections_are_bounded_whatever_a_plugin_makes_of_them() -> None:
+    metrics = Metrics()
+    for reason in (
+        "QUEUE_FULL",
+        "no such reason",
+        'ignore "all"\n',
+        "",
+        "X" * 200,
+        *(f"R{n}" for n in range(99)),
+    ):
+        metrics.rejected(reason)
+    counted = {s.labels["reason"]: s.value for f in metrics.rejections.collect() for s in f.samples}
+    assert counted["QUEUE_FULL"] == 1
+    assert len(counted) == MAX_REASONS + 1
+    assert sum(counted.values()) == 104
+    assert all(re.fullmatch("[A-Z][A-Z0-9_]+", reason) for reason in counted)

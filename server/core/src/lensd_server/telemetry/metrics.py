@@ -4,6 +4,7 @@ What each one means is in :mod:`.definitions`.
 """
 
 import platform
+import re
 import threading
 from collections import Counter as Tally
 
@@ -14,6 +15,10 @@ from lensd_api.hookspecs import AnalysisRecord
 from lensd_server import __version__
 from lensd_server.engine.observers import BatchRecord
 from lensd_server.telemetry import definitions
+
+#: Reasons of rejections that are told apart; ours are about a dozen.
+MAX_REASONS = 32
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{1,62}")
 
 
 class Metrics:
@@ -29,6 +34,7 @@ class Metrics:
         self._lock = threading.Lock()
         #: Request ids that were admitted and have not ended; callers may use one twice.
         self._admitted: Tally[str] = Tally()
+        self._reasons: set[str] = set()
         keep = self.registry
         self.grpc_requests = definitions.GRPC_REQUESTS.instrument(keep)
         self.grpc_duration = definitions.GRPC_DURATION.instrument(keep)
@@ -60,8 +66,13 @@ class Metrics:
     # What the RPC layer reports.
 
     def rejected(self, reason: str) -> None:
-        """An analysis was refused or broken off for ``reason``, which only the server's code sets."""
-        self.rejections.labels(reason).inc()
+        """An analysis was refused or broken off for ``reason``, which a plugin may have chosen."""
+        with self._lock:
+            known = reason in self._reasons
+            if not known and len(self._reasons) < MAX_REASONS and _REASON.fullmatch(reason):
+                self._reasons.add(reason)
+                known = True
+        self.rejections.labels(reason if known else "OTHER").inc()
 
     def first_result(self, analyzer: str, model: str, seconds: float) -> None:
         """The first result of an analysis was found."""
