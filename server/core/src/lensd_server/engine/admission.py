@@ -1,35 +1,68 @@
-"""Whether a model can serve an analysis, and which model that is. Pure."""
+"""Who is let in, and who is inside.
 
-from collections.abc import Sequence
+Invariant: whoever was admitted is counted until :meth:`Admission.leave`, however the analysis ends.
+Safe to use from any thread.
+"""
 
-from lensd_api import Anatomy, InvalidRequest, RequirementNotMet, Requirements
+import threading
+import time
 
-
-def choose_model(named: str, needs: Requirements, configured: Sequence[str]) -> str:
-    """The model to use; empty for none. Raises InvalidRequest when the caller has to choose."""
-    if named or not needs.model:
-        return named
-    if len(configured) == 1:
-        return configured[0]
-    if not configured:
-        raise RequirementNotMet("this analyzer needs a model, and the server has none configured")
-    raise InvalidRequest(f"name a model: the server has {', '.join(configured)}", reason="MODEL_NOT_NAMED")
+from lensd_api import QueueFull
+from lensd_server.engine.running import Analysis
+from lensd_server.engine.wakeup import Wakeup
+from lensd_server.settings import LimitSettings
 
 
-def unmet(needs: Requirements, anatomy: Anatomy) -> list[str]:
-    """Why a model cannot serve ``needs``, a sentence each; empty when it can."""
-    reasons: list[str] = []
-    for unit in sorted(needs.units - anatomy.units):
-        lacking = [i for i, layer in enumerate(anatomy.layers) if unit not in layer.units]
-        why = next((r for i in lacking if (r := anatomy.layers[i].refused.get(unit))), "not offered")
-        where = "every layer" if len(lacking) == anatomy.n_layers else f"{len(lacking)} of its layers"
-        reasons.append(f"{anatomy.architecture} does not offer unit {unit.value!r} in {where}: {why}")
-    return reasons
+class Admission:
+    """The analyses that run, oldest first, within ``limits``."""
 
+    def __init__(self, limits: LimitSettings) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._inside: list[Analysis] = []
+        #: Appended to and removed from on their own loops, copied before use.
+        self._waiting_for_end: list[Wakeup] = []
 
-def require(needs: Requirements, anatomy: Anatomy, model: str) -> None:
-    """Raises RequirementNotMet with the reasons."""
-    if reasons := unmet(needs, anatomy):
-        raise RequirementNotMet(
-            f"model {model} cannot serve this: {'; '.join(reasons)}", metadata={"model": model}
-        )
+    def admit(self, analysis: Analysis) -> int:
+        """Counts ``analysis`` as running; answers how many of its model are ahead. Raises QueueFull."""
+        analysis.ticket.check()
+        with self._lock:
+            if len(self._inside) >= self._limits.max_analyses:
+                raise QueueFull(
+                    f"{len(self._inside)} analyses run already (limit {self._limits.max_analyses}); "
+                    "try again in a second",
+                    metadata={"limit": str(self._limits.max_analyses)},
+                    retry_after_s=1.0,
+                )
+            ahead = sum(other.model == analysis.model for other in self._inside)
+            self._inside.append(analysis)
+            analysis.admitted = True
+        return ahead if analysis.model else 0
+
+    def leave(self, analysis: Analysis) -> None:
+        """The analysis is over, whether it was admitted or not."""
+        with self._lock:
+            if analysis.admitted:
+                self._inside.remove(analysis)
+        for wakeup in tuple(self._waiting_for_end):
+            wakeup.set()
+
+    def inside(self) -> list[Analysis]:
+        """Who is inside, oldest first."""
+        with self._lock:
+            return list(self._inside)
+
+    async def empty(self, timeout_s: float | None = None) -> bool:
+        """Waits until nobody is inside; False when that took longer than ``timeout_s``."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        wakeup = Wakeup()
+        self._waiting_for_end.append(wakeup)
+        try:
+            while self._inside:
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                await wakeup.wait(left)
+            return True
+        finally:
+            self._waiting_for_end.remove(wakeup)

@@ -5,23 +5,15 @@ own; neither ever runs on the loop that serves callers. Invariant: however an an
 leave the queue at once and its lease is given back as soon as its code has stopped.
 """
 
-import asyncio
 import sys
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 import structlog
 
-from lensd_api import (
-    Draining,
-    Internal,
-    LensdError,
-    QueueFull,
-    UnknownModel,
-)
-from lensd_server.engine.admission import choose_model, require
+from lensd_api import Draining, Internal, LensdError, UnknownModel
+from lensd_server.engine.admission import Admission
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.channel import Channel
@@ -33,17 +25,14 @@ from lensd_server.engine.events import (
     AnalysisRequest,
     AnalyzerLookup,
     Completed,
-    LoadStep,
     Progress,
-    RegisteredAnalyzer,
 )
-from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.loop import AnalysisLoop
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
-from lensd_server.engine.running import Analysis, outcome_of
+from lensd_server.engine.performing import Performer, why_cancelled
+from lensd_server.engine.running import Analysis
 from lensd_server.engine.storage import Storage
-from lensd_server.engine.wakeup import Wakeup, post
 from lensd_server.engine.watchdog import Stuck, Watchdog
 from lensd_server.settings import LimitSettings
 
@@ -92,20 +81,19 @@ class LocalExecutor:
         heartbeat_s: float = HEARTBEAT_S,
         when_stuck: Callable[[Stuck], None] | None = None,
     ) -> None:
-        self._lookup, self._residency, self._limits = lookup, residency, limits
-        self._observers = observers or Observers()
+        self._residency, self._limits = residency, limits
         self._heartbeat_s = heartbeat_s
         self._computing = ComputeThread(cpu_turn)
-        self._driver = Driver(storage, self._computing)
+        self._admission = Admission(limits)
+        self._performer = Performer(
+            lookup, residency, self._admission, Driver(storage, self._computing), observers or Observers()
+        )
         self._loop = AnalysisLoop()
-        self._lock = threading.Lock()
-        self._running: list[Analysis] = []
-        self._waiting_for_end: list[Wakeup] = []
         self._draining = False
         self._when_stuck = when_stuck
         self._watchdog: Watchdog | None = None
         if limits.max_stall_s is not None:
-            self._watchdog = Watchdog(self._loop, self._analyses, self._stuck, limits.max_stall_s)
+            self._watchdog = Watchdog(self._loop, self._admission.inside, self._stuck, limits.max_stall_s)
             self._watchdog.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
@@ -146,12 +134,11 @@ class LocalExecutor:
 
     def running(self) -> list[RunningAnalysis]:
         """What runs now, oldest first."""
-        return [self._describe(analysis) for analysis in self._analyses()]
+        return [self._describe(analysis) for analysis in self._admission.inside()]
 
     def cancel(self, request_id: str) -> bool:
         """Cancels on an operator's wish. False when no such analysis was running."""
-        with self._lock:
-            meant = [a for a in self._running if a.request.request_id == request_id]
+        meant = [a for a in self._admission.inside() if a.request.request_id == request_id]
         cancelled = [a.ticket.cancel("an operator cancelled the analysis") for a in meant]
         return any(cancelled)
 
@@ -163,8 +150,7 @@ class LocalExecutor:
         self._draining = True
         if await self.settled(grace_s):
             return 0
-        with self._lock:
-            left = list(self._running)
+        left = self._admission.inside()
         for analysis in left:
             analysis.ticket.cancel("the server is shutting down")
         await self.settled(min(2.0, max(0.1, grace_s)))
@@ -172,18 +158,7 @@ class LocalExecutor:
 
     async def settled(self, timeout_s: float | None = None) -> bool:
         """Waits until no analysis runs; False when that took longer than ``timeout_s``."""
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        wakeup = Wakeup()
-        self._waiting_for_end.append(wakeup)
-        try:
-            while self._running:
-                left = None if until is None else until - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                await wakeup.wait(left)
-            return True
-        finally:
-            self._waiting_for_end.remove(wakeup)
+        return await self._admission.empty(timeout_s)
 
     def close(self) -> None:
         """Ends the executor's threads. Drain first."""
@@ -192,8 +167,6 @@ class LocalExecutor:
             self._watchdog.close()
         self._loop.close(_HELD_LOOP_S)
         self._computing.close()
-
-    # On the loop of the caller
 
     def _begin(self, request: AnalysisRequest) -> Analysis:
         if self._draining:
@@ -210,108 +183,15 @@ class LocalExecutor:
             deadline=deadline,
         )
         channel = Channel()
-        ticket.on_cancel(lambda: channel.abort(_why(ticket)))
+        ticket.on_cancel(lambda: channel.abort(why_cancelled(ticket)))
         analysis = Analysis(request, ticket, channel)
-        self._loop.start(self._perform(analysis))
+        self._loop.start(self._performer.perform(analysis))
         return analysis
 
     def _patience(self, ticket: Ticket) -> float:
         if ticket.deadline is None:
             return self._heartbeat_s
         return min(self._heartbeat_s, ticket.deadline - time.monotonic())
-
-    # On the analysis loop
-
-    async def _perform(self, analysis: Analysis) -> None:
-        """The whole life of one analysis; never raises."""
-        loop, task, ticket = asyncio.get_running_loop(), asyncio.current_task(), analysis.ticket
-        assert task is not None
-        analysis.task = task
-        structlog.contextvars.bind_contextvars(request_id=ticket.request_id)
-        ticket.on_cancel(lambda: post(loop, task.cancel))
-        alarm = None if ticket.deadline is None else loop.call_at(ticket.deadline, ticket.expire)
-        error: LensdError | None = None
-        revision = ""
-        try:
-            ticket.check()
-            revision = await self._analyze(analysis)
-        except LensdError as refused:
-            error = refused
-        except asyncio.CancelledError:
-            error = _why(ticket)
-        except Exception as fault:  # a bug of ours: this analysis fails, the server goes on
-            error = internal_failure(fault, "running the analysis", request_id=ticket.request_id)
-        if alarm is not None:
-            alarm.cancel()
-        # Who cancelled it knows why; what its code raised on the way out does not matter.
-        error = (ticket.error() or error) if error is not None else None
-        analysis.settle_usage()
-        # Counted before it counts as gone: whoever waits for the last one sees it in the metrics.
-        self._observers.finished(analysis.record(outcome_of(error)))
-        self._forget(analysis)
-        # Last of all: whoever reads `Completed` finds the lease given back and the analysis counted.
-        if error is None:
-            analysis.channel.put_now(Completed(model_revision=revision, usage=ticket.usage))
-        analysis.channel.end(error)
-
-    async def _analyze(self, analysis: Analysis) -> str:
-        """Everything between a request and its last result; answers the model's revision."""
-        request, ticket, channel = analysis.request, analysis.ticket, analysis.channel
-        registered = self._lookup.resolve(request.analyzer)
-        analysis.analyzer = ticket.analyzer = registered.name
-        analysis.distribution = registered.distribution
-        with analysis.foreign():
-            params = registered.analyzer.Params.parse(request.params)
-            needs = registered.analyzer.requirements(params)
-        model = choose_model(request.model, needs, self._residency.names)
-        resident = self._residency.resident(model) if model else None
-        analysis.model = model
-        if resident is not None:
-            require(needs, resident.loaded.card.anatomy, model)
-        ahead = self._admit(analysis)
-        await channel.put(self._accepted(registered, model, ahead))
-        if not model:
-            await self._driver.drive(analysis, registered, params, None)
-            return ""
-        waited = time.monotonic()
-        async with self._residency.lease(model, lambda step: channel.put_now(_loading(step))) as resident:
-            ticket.usage.queue_s += time.monotonic() - waited
-            require(needs, resident.loaded.card.anatomy, model)
-            await self._driver.drive(analysis, registered, params, resident)
-            return resident.loaded.card.revision
-
-    def _admit(self, analysis: Analysis) -> int:
-        """Counts the analysis as running; answers how many of its model are ahead. Raises QueueFull."""
-        analysis.ticket.check()
-        with self._lock:
-            if len(self._running) >= self._limits.max_analyses:
-                raise QueueFull(
-                    f"{len(self._running)} analyses run already (limit {self._limits.max_analyses}); "
-                    "try again in a second",
-                    metadata={"limit": str(self._limits.max_analyses)},
-                    retry_after_s=1.0,
-                )
-            ahead = sum(other.model == analysis.model for other in self._running)
-            self._running.append(analysis)
-            analysis.admitted = True
-        self._observers.started(analysis.record())
-        return ahead if analysis.model else 0
-
-    def _accepted(self, registered: RegisteredAnalyzer, model: str, ahead: int) -> Accepted:
-        status = self._residency.status(model) if model else None
-        return Accepted(
-            analyzer=registered.name,
-            analyzer_version=registered.version,
-            distribution=registered.distribution,
-            model=model,
-            model_state=None if status is None else status.state,
-            model_revision="" if status is None else status.revision,
-            queue_position=ahead,
-        )
-
-    def _analyses(self) -> list[Analysis]:
-        with self._lock:
-            return list(self._running)
 
     def _stuck(self, found: Stuck) -> None:
         """Tells the caller of what does not give way, and whoever can do more about it."""
@@ -337,13 +217,6 @@ class LocalExecutor:
         if self._when_stuck is not None:
             self._when_stuck(found)
 
-    def _forget(self, analysis: Analysis) -> None:
-        with self._lock:
-            if analysis.admitted:
-                self._running.remove(analysis)
-        for wakeup in tuple(self._waiting_for_end):
-            wakeup.set()
-
     def _describe(self, analysis: Analysis) -> RunningAnalysis:
         try:
             resident = self._residency.resident(analysis.model) if analysis.model else None
@@ -357,11 +230,3 @@ class LocalExecutor:
             pending_rows=0 if resident is None else resident.batcher.pending(analysis.ticket),
             peer=analysis.request.peer,
         )
-
-
-def _why(ticket: Ticket) -> LensdError:
-    return ticket.error() or Draining("the server is shutting down", retry_after_s=1.0)
-
-
-def _loading(step: LoadStep) -> Progress:
-    return Progress(stage="load", done=step.fraction, total=1.0, unit=step.stage)
