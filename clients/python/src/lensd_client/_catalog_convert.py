@@ -125,6 +125,7 @@ def running(message: server_pb2.RunningAnalysis) -> catalog.RunningAnalysis:
         age_s=_seconds(message.age),
         pending_rows=message.pending_rows,
         peer=message.peer,
+        identity=message.identity,
     )
 
 

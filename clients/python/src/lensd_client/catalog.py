@@ -169,7 +169,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class RunningAnalysis:
-    """An analysis that runs now; ``peer`` is the address of its caller."""
+    """An analysis that runs now; ``peer`` is the address of its caller, ``identity`` its name, if any."""
 
     request_id: str
     analyzer: str
@@ -177,3 +177,4 @@ class RunningAnalysis:
     age_s: float
     pending_rows: int
     peer: str
+    identity: str = ""

@@ -92,20 +92,22 @@ class ListAnalysesResponse(_message.Message):
     def __init__(self, analyses: _Optional[_Iterable[_Union[RunningAnalysis, _Mapping]]] = ...) -> None: ...
 
 class RunningAnalysis(_message.Message):
-    __slots__ = ("request_id", "analyzer", "model", "age", "pending_rows", "peer")
+    __slots__ = ("request_id", "analyzer", "model", "age", "pending_rows", "peer", "identity")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ANALYZER_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     PENDING_ROWS_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     analyzer: str
     model: str
     age: _duration_pb2.Duration
     pending_rows: int
     peer: str
-    def __init__(self, request_id: _Optional[str] = ..., analyzer: _Optional[str] = ..., model: _Optional[str] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pending_rows: _Optional[int] = ..., peer: _Optional[str] = ...) -> None: ...
+    identity: str
+    def __init__(self, request_id: _Optional[str] = ..., analyzer: _Optional[str] = ..., model: _Optional[str] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pending_rows: _Optional[int] = ..., peer: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class CancelAnalysisRequest(_message.Message):
     __slots__ = ("request_id",)

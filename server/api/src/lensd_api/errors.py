@@ -13,11 +13,13 @@
     │   ├── AnalysisError         an analyzer refuses to give a wrong answer
     ├── Exhausted                 RESOURCE_EXHAUSTED
     │   ├── QueueFull, DeviceOutOfMemory, TooLarge
+    │   ├── QuotaExceeded         … one caller's share is used up
     ├── Unavailable               UNAVAILABLE          try again
     │   ├── Draining, LoadFailed
     ├── DeadlineExceeded          DEADLINE_EXCEEDED
     ├── Cancelled                 CANCELLED
-    ├── PermissionDenied          PERMISSION_DENIED
+    ├── Unauthenticated           UNAUTHENTICATED      nobody knows who calls
+    ├── PermissionDenied          PERMISSION_DENIED    it is known, and not enough
     └── Internal                  INTERNAL             our fault or a plugin's
         └── PluginFailure         … with an error id; the log has the rest
 
@@ -166,6 +168,24 @@ class TooLarge(Exhausted):
     reason = "TOO_LARGE"
 
 
+class QuotaExceeded(Exhausted):
+    """A caller has used up its share; others have not.
+
+    ``caller`` is its identity, or its address where callers have none; ``quota`` names the setting that
+    bounds it, ``limit`` is the bound.
+    """
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, *, caller: str, quota: str, limit: float, unit: str, retry_after_s: float) -> None:
+        super().__init__(
+            f"{caller} has used up its {quota} of {limit:g} {unit}; try again in {retry_after_s:.1f} s",
+            metadata={"caller": caller, "quota": quota, "limit": f"{limit:g}"},
+            retry_after_s=retry_after_s,
+        )
+        self.caller, self.quota, self.limit = caller, quota, limit
+
+
 class Unavailable(LensdError):
     """Not now; trying again may help."""
 
@@ -197,6 +217,13 @@ class Cancelled(LensdError):
 
     status = "CANCELLED"
     reason = "CANCELLED"
+
+
+class Unauthenticated(LensdError):
+    """The server wants to know who calls, and does not."""
+
+    status = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
 
 
 class PermissionDenied(LensdError):

@@ -42,7 +42,10 @@ class ModelSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AnalysisRecord:
-    """What observers are told of an analysis. ``outcome`` and ``seconds`` are set at its end."""
+    """What observers are told of an analysis. ``outcome`` and ``seconds`` are set at its end.
+
+    ``caller`` is who asked: an identity, else an address; empty when nobody knows.
+    """
 
     request_id: str
     analyzer: str
@@ -50,6 +53,7 @@ class AnalysisRecord:
     outcome: str = ""
     seconds: float = 0.0
     usage: Mapping[str, float] | None = None
+    caller: str = ""
 
 
 @hookspec

@@ -56,6 +56,7 @@ class FakeRunning:
     age_s: float = 1.5
     pending_rows: int = 3
     peer: str = "ipv4:127.0.0.1:1"
+    identity: str = ""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd_api import errors
-from lensd_api.errors import FieldViolation, InvalidParams, LensdError, QueueFull
+from lensd_api.errors import FieldViolation, InvalidParams, LensdError, QueueFull, QuotaExceeded
 from lensd_server.rpc.status import MAX_BYTES, code_of, to_status, trailing_metadata
 
 
@@ -87,3 +87,21 @@ def test_message_and_details_stay_below_the_cap(
     assert len(quote(status.message)) + status.ByteSize() <= MAX_BYTES
     (info,) = details(status, ErrorInfo)
     assert info.reason == "INVALID_PARAMS"
+
+
+def test_a_used_up_quota_says_whose_and_which_and_when_to_come_back() -> None:
+    error = QuotaExceeded(
+        caller="trainer", quota="tokens_per_minute", limit=600, unit="tokens a minute", retry_after_s=2.5
+    )
+    status = to_status(error)
+    quota, retry = QuotaFailure(), RetryInfo()
+    assert any(detail.Unpack(quota) for detail in status.details)
+    assert any(detail.Unpack(retry) for detail in status.details)
+    (violation,) = quota.violations
+    assert (violation.subject, violation.quota_id, violation.quota_value) == (
+        "trainer",
+        "tokens_per_minute",
+        600,
+    )
+    assert "600 tokens a minute" in violation.description
+    assert retry.retry_delay.ToMilliseconds() == 2500

@@ -81,7 +81,15 @@ def test_an_analysis_that_ended_is_one_line_with_what_it_took() -> None:
     log = AnalysisLog()
     log.started(AnalysisRecord("r-1", "dla", "tiny"))
     log.finished(
-        AnalysisRecord("r-1", "dla", "tiny", outcome="ok", seconds=1.23456, usage={"rows": 3, "queue_s": 0.1})
+        AnalysisRecord(
+            "r-1",
+            "dla",
+            "tiny",
+            outcome="ok",
+            seconds=1.23456,
+            usage={"rows": 3, "queue_s": 0.1},
+            caller="trainer",
+        )
     )
     (line,) = map(json.loads, out.getvalue().splitlines())
     expected = {
@@ -89,6 +97,7 @@ def test_an_analysis_that_ended_is_one_line_with_what_it_took() -> None:
         "request_id": "r-1",
         "analyzer": "dla",
         "model": "tiny",
+        "caller": "trainer",
         "outcome": "ok",
         "seconds": 1.2346,
         "rows": 3,

@@ -3,7 +3,7 @@
 import click
 from rich.text import Text
 
-from lensd_client.catalog import Model
+from lensd_client.catalog import Model, RunningAnalysis
 from lensd_client.heatmap import visible
 from lensd_client.lensctl.app import Failed, Session, json_option
 from lensd_client.lensctl.listings import grid, size
@@ -51,7 +51,9 @@ def ps(session: Session, as_json: bool) -> None:
         for analysis in found:
             session.print_json(analysis)
         return
-    rows = [[a.request_id, a.analyzer, a.model, f"{a.age_s:.1f} s", a.pending_rows, a.peer] for a in found]
+    rows = [
+        [a.request_id, a.analyzer, a.model, f"{a.age_s:.1f} s", a.pending_rows, _caller(a)] for a in found
+    ]
     session.out.print(grid(["request", "analyzer", "model", "age", "rows", "caller"], rows))
 
 
@@ -64,6 +66,10 @@ def cancel(session: Session, request_id: str) -> None:
         session.err.print(Text(f"no analysis {visible(request_id)} is running; `lensctl ps` lists them"))
         raise Failed
     session.out.print(Text(f"cancelled {visible(request_id)}"))
+
+
+def _caller(analysis: RunningAnalysis) -> str:
+    return f"{analysis.identity} ({analysis.peer})" if analysis.identity else analysis.peer
 
 
 def _say(session: Session, model: Model) -> None:

@@ -62,6 +62,11 @@ class LoadStep:
     fraction: float
 
 
+def caller_of(identity: str, peer: str) -> str:
+    """Who a caller is to limits and turns: its identity, else its host, without the port of one connection."""
+    return identity or peer.rpartition(":")[0] or peer
+
+
 @dataclass(frozen=True, slots=True)
 class AnalysisRequest:
     """One analysis to run, after the wire checks and before the analyzer's own.
@@ -76,7 +81,15 @@ class AnalysisRequest:
     tensors: "Mapping[str, Tensor]" = field(default_factory=dict[str, Any])
     priority: Priority = Priority.INTERACTIVE
     deadline: float | None = None
+    #: The address it came from.
     peer: str = ""
+    #: Who sent it, where callers are authenticated: the name of a token or of a certificate.
+    identity: str = ""
+
+    @property
+    def caller(self) -> str:
+        """Whose share of the server it uses: its identity, else its host; empty when nobody knows."""
+        return caller_of(self.identity, self.peer)
 
 
 @dataclass(frozen=True, slots=True)

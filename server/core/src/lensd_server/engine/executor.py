@@ -60,6 +60,7 @@ class RunningAnalysis:
     #: Rows that wait or run now.
     pending_rows: int
     peer: str
+    identity: str
 
 
 class LocalExecutor:
@@ -179,6 +180,7 @@ class LocalExecutor:
             request_id=request.request_id,
             analyzer=request.analyzer,
             peer=request.peer,
+            identity=request.identity,
             priority=request.priority,
             deadline=deadline,
         )
@@ -229,4 +231,5 @@ class LocalExecutor:
             age_s=time.monotonic() - analysis.started,
             pending_rows=0 if resident is None else resident.batcher.pending(analysis.ticket),
             peer=analysis.request.peer,
+            identity=analysis.request.identity,
         )

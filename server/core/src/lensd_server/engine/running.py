@@ -19,6 +19,7 @@ from lensd_api import (
     PermissionDenied,
     PluginFailure,
     TooLarge,
+    Unauthenticated,
     Unavailable,
 )
 from lensd_server.engine.batching.ticket import Ticket
@@ -40,6 +41,7 @@ _OUTCOMES: tuple[tuple[type[LensdError], str], ...] = (
     (NotFound, "client_error"),
     (FailedPrecondition, "client_error"),
     (PermissionDenied, "client_error"),
+    (Unauthenticated, "client_error"),
 )
 
 
@@ -77,6 +79,7 @@ class Analysis:
                 "peak_capture_bytes": usage.peak_capture_bytes,
                 "largest_batch": usage.largest_batch,
             },
+            caller=self.request.caller,
         )
 
     def settle_usage(self) -> None:

@@ -34,7 +34,11 @@ class AnalysisServicer:
     ) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
         """Runs one analysis."""
         request = await wire.read_large(
-            message, limits=self._limits, peer=call.peer, call_deadline=call.deadline
+            message,
+            limits=self._limits,
+            peer=call.peer,
+            identity=call.identity,
+            call_deadline=call.deadline,
         )
         async with aclosing(self.respond(request)) as responses:
             async for response in responses:

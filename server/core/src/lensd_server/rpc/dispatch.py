@@ -33,11 +33,15 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a servicer may know of a call. ``deadline`` is on ``time.monotonic()``."""
+    """What a servicer may know of a call. ``deadline`` is on ``time.monotonic()``.
+
+    ``identity`` is who calls, empty where callers are not authenticated.
+    """
 
     method: str
     peer: str
     deadline: float | None
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

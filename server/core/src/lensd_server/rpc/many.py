@@ -139,7 +139,11 @@ class ManyAnalyses:
                 retry_after_s=1.0,
             )
         return await wire.read_large(
-            message, limits=self._limits, peer=self._call.peer, call_deadline=self._call.deadline
+            message,
+            limits=self._limits,
+            peer=self._call.peer,
+            identity=self._call.identity,
+            call_deadline=self._call.deadline,
         )
 
     async def _run_one(self, request: AnalysisRequest) -> None:

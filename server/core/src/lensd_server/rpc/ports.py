@@ -80,6 +80,11 @@ class Running(Protocol):
         """Address of the caller."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """Who the caller is, or nothing."""
+        ...
+
 
 class Analyses(Executor, Protocol):
     """The executor as an operator sees it."""

@@ -87,6 +87,7 @@ class ServerServicer:
                     age=_duration(running.age_s),
                     pending_rows=running.pending_rows,
                     peer=running.peer,
+                    identity=running.identity,
                 )
                 for running in self._analyses.running()
             ]

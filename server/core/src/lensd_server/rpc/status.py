@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 
-from lensd_api.errors import Draining, FieldViolation, InvalidRequest, LensdError
+from lensd_api.errors import Draining, FieldViolation, InvalidRequest, LensdError, QuotaExceeded
 
 DOMAIN = "lensd"
 #: Bound of message and details together, as they travel.
@@ -41,8 +41,7 @@ def to_status(error: LensdError) -> status_pb2.Status:
         retry.retry_delay.FromNanoseconds(round(max(0.0, error.retry_after_s) * 1e9))
         _add(status, retry)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        quota = QuotaFailure.Violation(subject=clip(error.reason, 63), description=clip(message, _MAX_VALUE))
-        _add(status, QuotaFailure(violations=[quota]))
+        _add(status, QuotaFailure(violations=[_violation(error, message)]))
     if isinstance(error, InvalidRequest) and error.violations:
         room = MAX_BYTES - len(quote(message)) - status.ByteSize()
         _add(status, _bad_request(error.violations, room))
@@ -67,6 +66,18 @@ def clip(text: str, limit: int) -> str:
     if len(encoded) <= limit:
         return encoded.decode()
     return encoded[: limit - 3].decode("utf-8", "ignore") + "..."
+
+
+def _violation(error: LensdError, message: str) -> QuotaFailure.Violation:
+    description = clip(message, _MAX_VALUE)
+    if not isinstance(error, QuotaExceeded):
+        return QuotaFailure.Violation(subject=clip(error.reason, 63), description=description)
+    return QuotaFailure.Violation(
+        subject=clip(error.caller, _MAX_VALUE),
+        description=description,
+        quota_id=error.quota,
+        quota_value=round(error.limit),
+    )
 
 
 def _metadata(error: LensdError) -> dict[str, str]:

@@ -72,6 +72,7 @@ def read_request(
     *,
     limits: LimitSettings,
     peer: str = "",
+    identity: str = "",
     call_deadline: float | None = None,
 ) -> AnalysisRequest:
     """A request as the engine takes it. Deadlines are on ``time.monotonic()``.
@@ -91,6 +92,7 @@ def read_request(
         priority=_PRIORITIES[message.priority],
         deadline=_deadline(message, limits, call_deadline),
         peer=peer,
+        identity=identity,
     )
 
 
@@ -99,10 +101,13 @@ async def read_large(
     *,
     limits: LimitSettings,
     peer: str = "",
+    identity: str = "",
     call_deadline: float | None = None,
 ) -> AnalysisRequest:
     """:func:`read_request`, on another thread where it would hold up the event loop."""
-    read = partial(read_request, message, limits=limits, peer=peer, call_deadline=call_deadline)
+    read = partial(
+        read_request, message, limits=limits, peer=peer, identity=identity, call_deadline=call_deadline
+    )
     return await asyncio.to_thread(read) if message.ByteSize() > _LARGE_BYTES else read()
 
 

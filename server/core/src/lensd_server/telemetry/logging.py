@@ -68,6 +68,7 @@ class AnalysisLog:
             request_id=analysis.request_id,
             analyzer=analysis.analyzer,
             model=analysis.model,
+            caller=analysis.caller,
             outcome=analysis.outcome,
             seconds=round(analysis.seconds, 4),
             **{key: round(value, 4) for key, value in (analysis.usage or {}).items()},

@@ -119,3 +119,9 @@ def test_calls_from_one_host_are_one_caller() -> None:
     assert Ticket(peer="ipv4:10.0.0.1:5000").caller == Ticket(peer="ipv4:10.0.0.1:5001").caller
     assert Ticket(peer="ipv4:10.0.0.1:5000").caller != Ticket(peer="ipv4:10.0.0.2:5000").caller
     assert Ticket().caller != Ticket().caller
+
+
+def test_one_identity_takes_turns_as_one_wherever_it_calls_from() -> None:
+    here, there = (Ticket(identity="trainer", peer=f"ipv4:10.0.0.{n}:5000") for n in (1, 2))
+    assert here.caller == there.caller == "trainer"
+    assert here.caller != Ticket(identity="other", peer=here.peer).caller

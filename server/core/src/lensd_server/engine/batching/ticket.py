@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from lensd_api import Cancelled, DeadlineExceeded
-from lensd_server.engine.events import Priority, Usage
+from lensd_server.engine.events import Priority, Usage, caller_of
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +21,8 @@ class Ticket:
     analyzer: str = ""
     #: The address it came from; empty when nobody knows.
     peer: str = ""
+    #: Who sent it, where callers are authenticated.
+    identity: str = ""
     priority: Priority = Priority.INTERACTIVE
     deadline: float | None = None
     usage: Usage = field(default_factory=Usage)
@@ -31,8 +33,8 @@ class Ticket:
 
     @property
     def caller(self) -> Hashable:
-        """Who takes turns with others: everything from one host, else this analysis by itself."""
-        return self.peer.rpartition(":")[0] or self.peer or self
+        """Who takes turns with others: one identity, else one host, else this analysis by itself."""
+        return caller_of(self.identity, self.peer) or self
 
     @property
     def cancelled(self) -> bool:
