@@ -1,5 +1,6 @@
 """The ``lensd`` command. What needs torch or gRPC is imported by the command that needs it."""
 
+import gc
 import json
 import os
 import signal
@@ -69,8 +70,13 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     settings = _settings(config, {"server": {k: v for k, v in server.items() if v is not None}}, models)
+    # Half of a start are imports, whose objects all live on: collecting among them finds nothing, and
+    # what is frozen is never looked at again.
+    gc.disable()
     from lensd_server.app import serve as run
 
+    gc.freeze()
+    gc.enable()
     sys.exit(run(settings))
 
 

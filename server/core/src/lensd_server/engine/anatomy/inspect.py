@@ -1,12 +1,12 @@
 """From a loaded model to its verified anatomy.
 
 Parts are found by structure, then every identity an analysis will rely on is checked on real
-numbers in a few short forwards. What does not hold is refused with the reason, layer by layer.
+numbers in three short forwards. What does not hold is refused with the reason, layer by layer.
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ __all__ = ["InspectedModel", "inspect_model"]
 #: Why a model whose code does not use transformers' AttentionInterface has no SOURCE.
 _NO_INTERFACE = "its attention does not go through transformers' AttentionInterface"
 
+_SOURCE_SITES = frozenset({Site.HEADS, Site.ATTENTION, Site.VALUES})
+
 
 def inspect_model(module: PreTrainedModel) -> InspectedModel:
     """Derives and verifies the anatomy of a causal language model in eval mode.
@@ -51,11 +53,11 @@ def inspect_model(module: PreTrainedModel) -> InspectedModel:
         takes_position_ids="position_ids" in inspect.signature(module.forward).parameters,
         needs_mask=False,
     )
-    structure = _verified_batching(structure, trace)
-    structure = replace(structure, layers=_verified_sources(structure, trace.tokens))
+    structure, run = _verified_batching(structure, trace)
+    structure = replace(structure, layers=_verified_sources(structure, run))
     anatomy = describe(structure)
     view = WeightView(anatomy, skeleton, structure.layers, read_out)
-    _verify_view(view, structure, trace.tokens)
+    _verify_view(view, structure, run.whole)
     return InspectedModel(module, anatomy, view, structure)
 
 
@@ -81,28 +83,61 @@ def _record_attention(skeleton: Skeleton, trace: Trace) -> dict[nn.Module, int]:
     return seen
 
 
-def _verified_batching(structure: Structure, trace: Trace) -> Structure:
+@dataclass(frozen=True, slots=True)
+class _BatchRun:
+    """Captures of one padded batch: all there is to verify from it, since every forward delays a start.
+
+    ``last`` are the logits at the last position of each row, ``whole`` the final residual and the logits
+    at every position of the first row, ``sources`` its heads, attention weights and values in ``layers``.
+    """
+
+    last: Tensor
+    whole: dict[Site, Tensor]
+    sources: dict[Site, Tensor]
+    layers: tuple[int, ...]
+
+
+def _verified_batching(structure: Structure, trace: Trace) -> tuple[Structure, _BatchRun]:
     """``structure`` with the mask it needs so that a padded row equals itself alone."""
     length = trace.tokens.shape[1]
     short = max(1, length - 4)
-    tokens = trace.tokens.expand(2, length).clone()
-    tokens[1, short:] = tokens[1, 0]
-    mask = torch.ones_like(tokens)
-    mask[1, short:] = 0
-    group = GatherGroup(frozenset({Site.LOGITS}), (), (0, 1), ((length - 1,), (short - 1,)))
     expected = trace.logits[[length - 1, short - 1]]
     for candidate in (structure, replace(structure, needs_mask=True)):
-        found = run_gathers(candidate, tokens, mask, None, (length, short), (group,))[0][Site.LOGITS]
-        if _close(found, expected):
-            return candidate
+        run = _run_padded(candidate, trace.tokens, short)
+        if _close(run.last, expected):
+            return candidate, run
     raise unsupported(structure.skeleton.module, "a padded row gives other logits than the same row alone")
 
 
-def _verified_sources(structure: Structure, tokens: Tensor) -> tuple[Layer, ...]:
+def _run_padded(structure: Structure, row: Tensor, short: int) -> _BatchRun:
+    """Runs ``row`` [1, n] beside its first ``short`` tokens, padded."""
+    length = row.shape[1]
+    tokens = row.expand(2, length).clone()
+    tokens[1, short:] = tokens[1, 0]
+    mask = torch.ones_like(tokens)
+    mask[1, short:] = 0
+    every = (tuple(range(length)),)
+    layers = _layers_with_sources(structure)
+    groups = [
+        GatherGroup(frozenset({Site.LOGITS}), (), (0, 1), ((length - 1,), (short - 1,))),
+        GatherGroup(frozenset({Site.FINAL_RESIDUAL, Site.LOGITS}), (), (0,), every),
+    ]
+    if layers:
+        groups.append(GatherGroup(_SOURCE_SITES, layers, (0,), every))
+    last, whole, *sources = run_gathers(structure, tokens, mask, None, (length, short), groups)
+    return _BatchRun(last[Site.LOGITS], whole, sources[0] if sources else {}, layers)
+
+
+def _layers_with_sources(structure: Structure) -> tuple[int, ...]:
+    """Layers whose attention is recorded and whose heads are offered."""
+    recorded = set(structure.attention_layers.values())
+    return tuple(i for i in sorted(recorded) if Unit.HEAD in structure.layers[i].anatomy.units)
+
+
+def _verified_sources(structure: Structure, run: _BatchRun) -> tuple[Layer, ...]:
     """The layers with SOURCE granted where weights times values give the head outputs."""
     recorded = set(structure.attention_layers.values())
-    ready = [i for i in sorted(recorded) if Unit.HEAD in structure.layers[i].anatomy.units]
-    errors = dict(zip(ready, _source_errors(structure, tokens, ready), strict=True)) if ready else {}
+    errors = dict(zip(run.layers, _source_errors(run.sources), strict=True)) if run.layers else {}
     limit = tolerance(structure.skeleton.dtype)
     return tuple(
         layer
@@ -114,34 +149,23 @@ def _verified_sources(structure: Structure, tokens: Tensor) -> tuple[Layer, ...]
     )
 
 
-def _source_errors(structure: Structure, tokens: Tensor, layers: Sequence[int]) -> list[float]:
-    sites = frozenset({Site.HEADS, Site.ATTENTION, Site.VALUES})
-    kept = _capture_all(structure, tokens, sites, tuple(layers))
+def _source_errors(kept: Mapping[Site, Tensor]) -> list[float]:
+    """Per captured layer, how far attention weights times values are from the head outputs."""
     weights = kept[Site.ATTENTION].double()  # [pos, layer, head, src]
     values = kept[Site.VALUES].double()  # [src, layer, head, head_dim]
     heads = kept[Site.HEADS]  # [pos, layer, head, head_dim]
     found = torch.einsum("plhs,slhe->plhe", weights, values)
     if found.shape != heads.shape:
-        return [float("inf")] * len(layers)
+        return [float("inf")] * heads.shape[1]
     magnitude = torch.einsum("plhs,slhe->plhe", weights, values.abs())
-    return [deviation(found[:, i], heads[:, i], magnitude[:, i]) for i in range(len(layers))]
+    return [deviation(found[:, i], heads[:, i], magnitude[:, i]) for i in range(heads.shape[1])]
 
 
-def _verify_view(view: WeightView, structure: Structure, tokens: Tensor) -> None:
+def _verify_view(view: WeightView, structure: Structure, whole: Mapping[Site, Tensor]) -> None:
     if structure.read_out.problem:
         return
-    sites = frozenset({Site.FINAL_RESIDUAL, Site.LOGITS})
-    kept = _capture_all(structure, tokens, sites, ())
-    if not _close(view.logits(kept[Site.FINAL_RESIDUAL]), kept[Site.LOGITS]):
+    if not _close(view.logits(whole[Site.FINAL_RESIDUAL]), whole[Site.LOGITS]):
         raise unsupported(structure.skeleton.module, "its logits do not follow from its last residual stream")
-
-
-def _capture_all(
-    structure: Structure, tokens: Tensor, sites: frozenset[Site], layers: tuple[int, ...]
-) -> dict[Site, Tensor]:
-    length = tokens.shape[1]
-    group = GatherGroup(sites, layers, (0,), (tuple(range(length)),))
-    return run_gathers(structure, tokens, torch.ones_like(tokens), None, (length,), (group,))[0]
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
