@@ -54,17 +54,19 @@ class AttentionCall:
             .transpose(0, 1)
         )
 
-    def values(self, row: int, length: int) -> Tensor:
-        """[src, head, head_dim] values of the first ``length`` positions, one a query head."""
-        return self._per_query_head(self.value[row, :, :length]).transpose(0, 1)
+    def values(self, row: int, sources: slice) -> Tensor:
+        """[src, head, head_dim] values of ``sources``, one a query head."""
+        return self._per_query_head(self.value[row, :, sources]).transpose(0, 1)
 
     def _per_query_head(self, tensor: Tensor) -> Tensor:
         return tensor.repeat_interleave(self.query.shape[1] // tensor.shape[0], dim=0)
 
     def _seen(self, row: int, positions: Tensor) -> Tensor:
         if self.mask is None:
+            # Queries are the last of the sources.
+            past = self.key.shape[2] - self.query.shape[2]
             sources = torch.arange(self.key.shape[2], device=positions.device)
-            return (sources[None, :] <= positions[:, None])[None]
+            return (sources[None, :] <= positions[:, None] + past)[None]
         mask = self.mask[row if self.mask.shape[0] > 1 else 0]
         return mask[:, positions, : self.key.shape[2]]
 

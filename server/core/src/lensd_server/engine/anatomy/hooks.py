@@ -12,6 +12,7 @@ from lensd_api import Site
 from lensd_server.engine.anatomy.attention import AttentionCall
 from lensd_server.engine.anatomy.experts import RoutedExperts
 from lensd_server.engine.anatomy.gather import Gather, padded_sources
+from lensd_server.engine.anatomy.past import LaneCache
 from lensd_server.engine.anatomy.sites import UNLAYERED
 from lensd_server.engine.anatomy.skeleton import first_tensor, rows_of
 from lensd_server.engine.anatomy.structure import Structure
@@ -41,8 +42,11 @@ class _Store(NamedTuple):
 class HookSet:
     """Hooks that fill ``gathers`` during one forward; a context manager that removes them again."""
 
-    def __init__(self, structure: Structure, gathers: Sequence[Gather], width: int) -> None:
+    def __init__(
+        self, structure: Structure, gathers: Sequence[Gather], width: int, cache: LaneCache | None = None
+    ) -> None:
         self._structure = structure
+        self._cache = cache
         self._gathers = gathers
         self._width = width
         self._handles: list[RemovableHandle] = []
@@ -83,17 +87,25 @@ class HookSet:
             if layer not in gather.group.layers:
                 continue
             slot = gather.group.layers.index(layer)
-            rows = list(zip(gather.group.rows, gather.lengths, strict=True))
+            rows = gather.group.rows
+            sources = [self._sources(row, length) for row, length in zip(rows, gather.lengths, strict=True)]
             if Site.VALUES in gather.kept:
-                values = [call.values(row, length) for row, length in rows]
+                values = [call.values(row, own) for row, own in zip(rows, sources, strict=True)]
                 gather.kept[Site.VALUES][slot] = torch.cat(values)
             if Site.ATTENTION in gather.kept:
                 positions = self._row_positions[id(gather)]
                 weights = [
-                    call.weights(row, asked)[..., :length].to(call.value.dtype)
-                    for (row, length), asked in zip(rows, positions, strict=True)
+                    call.weights(row, asked)[..., own].to(call.value.dtype)
+                    for row, own, asked in zip(rows, sources, positions, strict=True)
                 ]
-                gather.kept[Site.ATTENTION][slot] = padded_sources(weights, max(gather.lengths))
+                longest = max(own.stop - own.start for own in sources)
+                gather.kept[Site.ATTENTION][slot] = padded_sources(weights, longest)
+
+    def _sources(self, row: int, length: int) -> slice:
+        """Where a row's own tokens are among the sources of its lane."""
+        if self._cache is None:
+            return slice(0, length)
+        return slice(self._cache.begins(row), self._cache.offset + length)
 
     def _install(self) -> None:
         stores: dict[Point, list[_Store]] = {}
