@@ -26,6 +26,7 @@ from lensd_server.engine.blobs import (
     digests_of,
     is_name,
     read_blobs,
+    sync_folder,
     write_blobs,
     write_through,
 )
@@ -128,6 +129,7 @@ class DiskArtifacts:
                     if not (home / str(info.version)).exists():
                         raise
                     continue
+                sync_folder(home)
                 return info
         finally:
             shutil.rmtree(writing, ignore_errors=True)

@@ -67,6 +67,15 @@ def write_through(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has the names in ``folder``: a rename is no more durable than its folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_blobs(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
     """The blobs that ``digests`` names. Raises Damaged, OSError."""
     blobs: dict[str, bytes] = {}

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lensd_api import ArtifactInfo
+import structlog
+
+from lensd_api import ArtifactInfo, Exhausted
 from lensd_api.artifacts import Artifact
 from lensd_server.engine.artifacts import DiskArtifacts, Origin
 from lensd_server.engine.checkpoints import DiskCheckpoints
+from lensd_server.engine.disk import is_full
 from lensd_server.settings import LimitSettings
+
+_log = structlog.get_logger("lensd.storage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,15 @@ class BlockingArtifacts:
         self, name: str, blobs: Mapping[str, bytes], metadata: Mapping[str, Any] | None = None
     ) -> ArtifactInfo:
         """See :meth:`lensd_api.ArtifactStore.store`."""
-        return self.disk.store(name, blobs, metadata, self.origin)
+        try:
+            return self.disk.store(name, blobs, metadata, self.origin)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            _log.error("no room left for artifacts", artifact=name, problem=error.strerror)
+            raise Exhausted(
+                f"the server's disk has no room for artifact {name}; nothing was stored", reason="DISK_FULL"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +107,13 @@ class BlockingCheckpoint:
         return self._disk.load(self._known_key())
 
     def save(self, blobs: Mapping[str, bytes]) -> None:
-        """See :meth:`lensd_api.Checkpoint.save`."""
-        self._disk.save(self._known_key(), blobs)
+        """See :meth:`lensd_api.Checkpoint.save`. A full disk costs the checkpoint, not the analysis."""
+        try:
+            self._disk.save(self._known_key(), blobs)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            _log.error("no room left for a checkpoint", problem=error.strerror)
 
     def discard(self) -> None:
         """The request is complete: nobody will go on with it."""

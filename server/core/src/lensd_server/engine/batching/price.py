@@ -16,7 +16,7 @@ from lensd_server.engine.anatomy.capture import GatherGroup, run_batch
 from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.batch import PreparedRow, pad
 from lensd_server.engine.device import Device
-from lensd_server.engine.models.digests import write_atomically
+from lensd_server.engine.models.digests import remember
 
 #: Lengths of the rows that are timed, and how often. The quickest of each counts: a busy machine
 #: only ever makes a forward slower.
@@ -48,7 +48,7 @@ class Prices:
         known = _read(memo, device)
         if known is None:
             known = measure(model, device)
-            write_atomically(memo, json.dumps({"worth": known}).encode())
+            remember(memo, json.dumps({"worth": known}).encode())
         return known
 
 

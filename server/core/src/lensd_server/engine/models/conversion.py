@@ -15,6 +15,8 @@ from pathlib import Path
 
 import structlog
 
+from lensd_api import LoadFailed
+from lensd_server.engine.disk import is_full
 from lensd_server.engine.models.digests import Digests, sha256
 
 #: Raise it when what a conversion writes changes.
@@ -67,11 +69,24 @@ class ConversionCache:
     def converted(self, file: Path) -> Path:
         """The folder that ``file`` is converted into; converts it where that has not happened.
 
-        Blocks while another process converts the same file.
+        Blocks while another process converts the same file. Raises LoadFailed where the cache has no room.
         """
         target = self._target(file)
         if self._is_whole(target):
             return target
+        try:
+            return self._convert_once(file, target)
+        except Exception as error:
+            if isinstance(error, PermissionError) or is_full(error):
+                fault = "cannot be written" if isinstance(error, PermissionError) else "has no room"
+                raise LoadFailed(
+                    f"the cache folder {self._folder} (setting server.cache_dir) {fault} for the converted weights "
+                    f"of {file.name}, which take several times the file's {file.stat().st_size / 1e6:.0f} MB",
+                    reason="CACHE_FULL",
+                ) from error
+            raise
+
+    def _convert_once(self, file: Path, target: Path) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / f".lock-{target.name}"):
             if self._is_whole(target):  # somebody else did it while we waited

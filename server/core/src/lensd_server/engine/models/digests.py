@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
+import structlog
+
 _BLOCK = 4 * 1024 * 1024
+_log = structlog.get_logger("lensd.models")
 
 
 class Digests:
@@ -30,7 +33,7 @@ class Digests:
         if {key: remembered.get(key) for key in known} == known:
             return str(remembered["sha256"])
         digest = sha256(path)
-        write_atomically(memo, json.dumps({**known, "sha256": digest}).encode())
+        remember(memo, json.dumps({**known, "sha256": digest}).encode())
         return digest
 
     def of_files(self, root: Path, paths: Iterable[Path]) -> str:
@@ -52,6 +55,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def remember(path: Path, content: bytes) -> None:
+    """As :func:`write_atomically`, but where the cache cannot be written it is done without."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        _log.warning("the cache cannot be written", path=str(path), problem=error.strerror or str(error))
 
 
 def _read(memo: Path) -> dict[str, Any]:
