@@ -1,7 +1,12 @@
 """The composition root: the only module that wires settings, plugins, engine, RPC and telemetry."""
 
 import asyncio
+import os
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import structlog
 import torch
@@ -14,6 +19,7 @@ from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.models.sources import Sources
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.storage import Storage
+from lensd_server.folders import Unusable, claim
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
 from lensd_server.stuck import StuckAnalyzers
@@ -22,16 +28,24 @@ from lensd_server.telemetry.foreign import ForeignCollector
 from lensd_server.telemetry.logging import AnalysisLog, configure_logging
 from lensd_server.telemetry.metrics import Metrics
 
+#: How long threads get to end once nothing is served; one that a plugin holds never would.
+END_S = 20.0
 
-def serve(settings: Settings) -> int:
+
+def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
     """Runs the daemon until it is told to stop; answers the exit status.
 
-    1 when it could not start, or had to stop by itself: a supervisor should start it anew.
+    1 when it could not start, or had to stop by itself: a supervisor should start it anew. ``reread``
+    gives the configuration as it is at a SIGHUP.
     """
     configure_logging(log_format=settings.server.log_format, level=settings.server.log_level)
     try:
-        daemon = Daemon(settings, assemble(settings), _announce)
-        asyncio.run(daemon.run())
+        with _claimed(settings):
+            daemon = Daemon(settings, assemble(settings), _announce, reread)
+            threading.Thread(
+                target=_end_in_time, args=(daemon.closing,), name="lensd-end", daemon=True
+            ).start()
+            asyncio.run(daemon.run())
     except StartFailed as failure:
         print(f"lensd: {failure}", file=sys.stderr)
         return 1
@@ -40,6 +54,30 @@ def serve(settings: Settings) -> int:
         print(f"lensd: stopped because {daemon.defeat}; start it anew", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _claimed(settings: Settings) -> Iterator[None]:
+    """The daemon's folders are its own. Raises StartFailed without a state folder."""
+    server = settings.server
+    with ExitStack() as folders:
+        try:
+            folders.enter_context(claim(server.state_dir, "server.state_dir"))
+        except Unusable as error:
+            raise StartFailed(str(error)) from error
+        try:
+            folders.enter_context(claim(server.cache_dir, "server.cache_dir"))
+        except Unusable as error:  # models that need no conversion are served without it
+            structlog.get_logger("lensd").warning("nothing can be cached", problem=str(error))
+        yield
+
+
+def _end_in_time(closing: threading.Event) -> None:
+    """Ends the process some time after ``closing`` is set, whatever still holds a thread of it."""
+    closing.wait()
+    time.sleep(END_S)
+    structlog.get_logger("lensd").error("a thread does not end; ending the process", seconds=END_S)
+    os._exit(1)
 
 
 def assemble(settings: Settings) -> Engine:
@@ -76,7 +114,15 @@ def assemble(settings: Settings) -> Engine:
         residency.close()
 
     return Engine(
-        residency, executor, storage.artifacts, registry, metrics, _devices(), close, stuck.when_held
+        residency,
+        executor,
+        storage.artifacts,
+        registry,
+        metrics,
+        _devices(),
+        close,
+        stuck.when_held,
+        executor.limit,
     )
 
 

@@ -12,7 +12,14 @@ from typing import Any
 import click
 
 from lensd_server import __version__
-from lensd_server.settings import EMBEDDED_NAME, Settings, SettingsError, load_settings, parse_model_flag
+from lensd_server.settings import (
+    EMBEDDED_NAME,
+    Settings,
+    SettingsError,
+    default_config,
+    load_settings,
+    parse_model_flag,
+)
 
 _CONFIG = click.option(
     "--config",
@@ -55,7 +62,7 @@ def serve(
     state_dir: Path | None,
     models: tuple[str, ...],
 ) -> None:
-    """Runs the daemon until SIGTERM or SIGINT. Port 0 picks a free one.
+    """Runs the daemon until SIGTERM or SIGINT. Port 0 picks a free one. SIGHUP reads the settings again.
 
     When every model that is to be resident is, one line goes to standard output: lensd ready
     grpc=HOST:PORT metrics=HOST:PORT admin=HOST:PORT models=NAME,... Logs go to standard error.
@@ -66,10 +73,14 @@ def serve(
         "metrics_listen": metrics_listen,
         "state_dir": state_dir,
     }
-    # Until the daemon handles signals itself there is nothing to finish or to clean up.
+    # Until the daemon handles signals itself there is nothing to finish, to clean up or to read again.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
-    settings = _settings(config, {"server": {k: v for k, v in server.items() if v is not None}}, models)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Found once: a file that is gone at a reload is a mistake, not a return to the defaults.
+    config = config or default_config()
+    flags = {"server": {k: v for k, v in server.items() if v is not None}}
+    settings = _settings(config, flags, models)
     # Half of a start are imports, whose objects all live on: collecting among them finds nothing, and
     # what is frozen is never looked at again.
     gc.disable()
@@ -77,7 +88,7 @@ def serve(
 
     gc.freeze()
     gc.enable()
-    sys.exit(run(settings))
+    sys.exit(run(settings, lambda: _read(config, flags, models)))
 
 
 @main.command()
@@ -155,9 +166,12 @@ def _quiet() -> None:
 
 def _settings(config: Path | None, flags: dict[str, Any], models: Sequence[str]) -> Settings:
     try:
-        if models:
-            named = dict(parse_model_flag(model) for model in models)
-            flags["models"] = {name: {"source": source, "preload": True} for name, source in named.items()}
-        return load_settings(config, flags)
+        return _read(config, flags, models)
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _read(config: Path | None, flags: dict[str, Any], models: Sequence[str]) -> Settings:
+    named = dict(parse_model_flag(model) for model in models)
+    chosen = {name: {"source": source, "preload": True} for name, source in named.items()}
+    return load_settings(config, {**flags, "models": chosen} if chosen else flags)

@@ -6,6 +6,7 @@ Invariant: from the first signal on nothing new is let in, and nothing half-sent
 import asyncio
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -19,6 +20,7 @@ from lensd_api.errors import LensdError
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.wakeup import post
 from lensd_server.plugins import AnalyzerRegistry
+from lensd_server.reload import change
 from lensd_server.rpc.analysis import AnalysisServicer
 from lensd_server.rpc.analyzers import AnalyzerServicer
 from lensd_server.rpc.artifact_service import ArtifactServicer
@@ -29,9 +31,11 @@ from lensd_server.rpc.model_service import ModelServicer
 from lensd_server.rpc.ports import Analyses, Artifacts, Models
 from lensd_server.rpc.scope import Listener
 from lensd_server.rpc.server_service import ServerFacts, ServerServicer
-from lensd_server.settings import EMBEDDED_SOURCE, Settings, is_loopback
+from lensd_server.settings import EMBEDDED_SOURCE, LimitSettings, Settings, SettingsError, is_loopback
+from lensd_server.systemd import Supervisor
 from lensd_server.telemetry.http import MetricsServer, Pulse
 from lensd_server.telemetry.interceptor import MetricsInterceptor
+from lensd_server.telemetry.logging import set_log_level
 from lensd_server.telemetry.metrics import Metrics
 
 #: How long load balancers get to notice, where there may be any.
@@ -60,24 +64,41 @@ class Engine:
     close: Callable[[], None]
     #: Called once, with what to do when an analyzer holds the others up for good.
     when_held: Callable[[Callable[[str], None]], None] = lambda _: None
+    #: Called with the limits in force after a reload.
+    limit: Callable[[LimitSettings], None] = lambda _: None
 
 
 class Daemon:
-    """One daemon in one event loop. Runs once."""
+    """One daemon in one event loop. Runs once.
 
-    def __init__(self, settings: Settings, engine: Engine, announce: Callable[[str], None]) -> None:
+    ``reread`` gives the configuration as it is now and raises SettingsError; without it SIGHUP is ignored.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        announce: Callable[[str], None],
+        reread: Callable[[], Settings] | None = None,
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._announce = announce
+        self._reread = reread
+        self._supervisor = Supervisor()
+        #: Set, for any thread to see, when nothing is left but to end.
+        self.closing = threading.Event()
         self._gate = Gate()
         self._health = Health()
         self._pulse = Pulse()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._asked_to_reload = asyncio.Event()
         #: Why it had to stop by itself; empty otherwise.
         self.defeat = ""
         self._servers: list[grpc.aio.Server] = []
         self._metrics_server: MetricsServer | None = None
+        self._servicers: Servicers | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def stop(self) -> None:
@@ -85,6 +106,10 @@ class Daemon:
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
+
+    def reload(self) -> None:
+        """Asks it to read its configuration again."""
+        self._asked_to_reload.set()
 
     def _give_up(self, why: str) -> None:
         """Drains because only a new process can help. On the daemon's loop."""
@@ -104,10 +129,11 @@ class Daemon:
                 loaded = await self._unless_stopped(self._preload())
                 if loaded is not None:
                     await self._health.ready()
-                    self._pulse.ready = True
+                    self._pulse.phase = "serving"
                     self._announce(
                         f"lensd ready grpc={grpc_at} metrics={metrics_at} admin={admin_at} models={','.join(loaded)}"
                     )
+                    self._supervisor.ready(f"serving {', '.join(loaded) or 'no preloaded model'}")
                     await self._stop.wait()
                     await self._drain()
             finally:
@@ -124,7 +150,7 @@ class Daemon:
             ) from error
         self._metrics_server.start()
         await self._health.starting()
-        servicers = self._servicers()
+        servicers = self._make_servicers()
         addresses: list[str] = []
         for listener, address, setting in (
             (Listener.PUBLIC, server.listen, "server.listen"),
@@ -146,19 +172,46 @@ class Daemon:
             await built.start()
         return addresses[0], addresses[1], self._metrics_server.address
 
-    def _servicers(self) -> Servicers:
+    def _make_servicers(self) -> Servicers:
         engine, limits = self._engine, self._settings.limits
         facts = ServerFacts(start_time=time.time(), devices=engine.devices)
-        return Servicers(
+        self._servicers = Servicers(
             analysis=AnalysisServicer(engine.analyses, limits, self._gate, engine.metrics),
             analyzers=AnalyzerServicer(engine.registry, engine.models),
             models=ModelServicer(engine.models, self._gate),
             artifacts=ArtifactServicer(engine.artifacts),
             server=ServerServicer(facts, limits, engine.models, engine.analyses, self._gate),
         )
+        return self._servicers
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
-        return [self._beat(), self._follow_models()]
+        return [self._beat(), self._follow_models(), self._reload_when_asked()]
+
+    async def _reload_when_asked(self) -> None:
+        """Takes over what it can of a changed configuration; one that is wrong changes nothing."""
+        while self._reread is not None:
+            await self._asked_to_reload.wait()
+            self._asked_to_reload.clear()
+            self._supervisor.reloading()
+            try:
+                self._take_over(await asyncio.to_thread(self._reread))
+                outcome = "ok"
+            except SettingsError as error:
+                _log.error("the new configuration is refused, the old one stays", problem=str(error))
+                outcome = "refused"
+            self._engine.metrics.config_reloads.labels(outcome).inc()
+            if self._pulse.phase == "serving":
+                self._supervisor.ready(f"configuration {outcome}")
+
+    def _take_over(self, new: Settings) -> None:
+        found = change(self._settings, new)
+        self._settings = found.settings
+        set_log_level(found.settings.server.log_level)
+        limits = found.settings.limits
+        self._engine.limit(limits)
+        if self._servicers is not None:
+            self._servicers.analysis.limits = self._servicers.server.limits = limits
+        _log.info("configuration read again", applied=found.applied, needs_restart=found.restart)
 
     async def _beat(self) -> None:
         """Shows on the metrics port that the loop turns, and how late."""
@@ -168,12 +221,26 @@ class Daemon:
             await asyncio.sleep(_PULSE_S)
             lag.observe(max(0.0, time.monotonic() - due))
             self._pulse.beat()
+            self._supervisor.alive()
 
     async def _follow_models(self) -> None:
-        """Keeps the models' health as their state is."""
+        """Keeps health as the models' states are.
+
+        One that is preloaded and cannot be loaded any more takes the readiness along: a cold one would be
+        loaded when it is asked for.
+        """
+        failed: set[str] = set()
         async with aclosing(cast("AsyncGenerator[Any]", self._engine.models.watch())) as statuses:
             async for status in statuses:
                 await self._health.model(status)
+                if status.state is ModelState.FAILED and self._settings.models[status.name].preload:
+                    failed.add(status.name)
+                elif status.state is not ModelState.LOADING:  # another try may fail as well
+                    failed.discard(status.name)
+                if tuple(sorted(failed)) != self._pulse.failed:
+                    self._pulse.failed = tuple(sorted(failed))
+                    if self._pulse.phase == "serving":
+                        await self._health.overall(not failed)
 
     async def _preload(self) -> list[str]:
         names = [name for name, model in self._settings.models.items() if model.preload]
@@ -209,7 +276,8 @@ class Daemon:
     async def _drain(self) -> None:
         server = self._settings.server
         _log.info("draining", analyses=self._gate.inside, grace_s=server.grace_s)
-        self._pulse.ready = False
+        self._pulse.phase = "draining"
+        self._supervisor.stopping(self.defeat or "draining")
         self._engine.metrics.draining.set(1)
         await self._health.draining()
         if not is_loopback(server.listen):
@@ -236,6 +304,7 @@ class Daemon:
             await asyncio.gather(working, hurrying, return_exceptions=True)
 
     async def _close(self) -> None:
+        self.closing.set()
         self._gate.close()
         # What is left are watches and probes, which would never end by themselves.
         await asyncio.gather(*(server.stop(grace=0.2) for server in self._servers))
@@ -249,10 +318,13 @@ class Daemon:
     @contextlib.contextmanager
     def _signals(self) -> "Any":
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        actions = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop}
+        if self._reread is not None:
+            actions[signal.SIGHUP] = self.reload
+        for number, action in actions.items():
+            loop.add_signal_handler(number, action)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in actions:
                 loop.remove_signal_handler(number)

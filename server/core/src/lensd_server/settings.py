@@ -177,7 +177,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
         ("the environment", _read_environment()),
         ("the command line", dict(flags or {})),
     ]
-    path = config or _default_config()
+    path = config or default_config()
     if path is not None:
         layers.insert(0, (str(path), _read_file(path)))
     merged: dict[str, Any] = {}
@@ -200,7 +200,8 @@ def parse_model_flag(text: str) -> tuple[str, str]:
     return name, source
 
 
-def _default_config() -> Path | None:
+def default_config() -> Path | None:
+    """The file that is read where none is named, if there is one."""
     named = os.environ.get("LENSD_CONFIG")
     if named:
         return Path(named)

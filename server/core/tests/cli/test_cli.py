@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from lensd_server import __version__, cli, plugins
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
-from lensd_server.settings import Settings
+from lensd_server.settings import Settings, SettingsError
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +41,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     seen: list[Settings] = []
     app: Any = types.ModuleType("lensd_server.app")
 
-    def serve(settings: Settings) -> int:
+    def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
         seen.append(settings)
+        app.reread = reread
         return 7
 
     app.serve = serve
@@ -104,12 +105,24 @@ def test_without_flags_the_embedded_model_is_served(served: list[Settings]) -> N
     assert list(served[0].models) == ["smollm2-135m"]
 
 
+def test_a_reload_reads_the_same_file_and_flags_again(served: list[Settings]) -> None:
+    Path("lensd.toml").write_text("[limits]\nmax_analyses = 3\n")
+    assert lensd("serve", "--listen", "127.0.0.1:0", "--model", "a=dir:/a").exit_code == 7
+    reread = sys.modules["lensd_server.app"].reread
+    Path("lensd.toml").write_text("[limits]\nmax_analyses = 5\n")
+    again = reread()
+    assert (again.limits.max_analyses, again.server.listen, list(again.models)) == (5, "127.0.0.1:0", ["a"])
+    Path("lensd.toml").unlink()
+    with pytest.raises(SettingsError, match=r"lensd\.toml"):
+        reread()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_start_ends_it_quietly(number: signal.Signals) -> None:
     code = (
         "import os, sys, types\nfrom lensd_server.cli import main\n"
         "app = sys.modules['lensd_server.app'] = types.ModuleType('app')\n"
-        f"app.serve = lambda settings: os.kill(os.getpid(), {number.value}) or 5\n"
+        f"app.serve = lambda settings, reread: os.kill(os.getpid(), {number.value}) or 5\n"
         "main(['serve'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -16,11 +16,18 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lensd_api.errors import Cancelled, LoadFailed
-from lensd_proto.v1 import analysis_pb2, analysis_pb2_grpc, models_pb2, models_pb2_grpc
+from lensd_proto.v1 import (
+    analysis_pb2,
+    analysis_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    server_pb2,
+    server_pb2_grpc,
+)
 from lensd_server.daemon import Daemon, Engine, StartFailed
 from lensd_server.engine.events import AnalysisEvent, AnalysisRequest, LoadStep, ModelState, ModelStatus
 from lensd_server.plugins import AnalyzerRegistry
-from lensd_server.settings import Settings
+from lensd_server.settings import LimitSettings, Settings, SettingsError
 from lensd_server.telemetry.metrics import Metrics
 
 READY = re.compile(r"^lensd ready grpc=(\S+) metrics=(\S+) admin=(\S+) models=(\S*)$")
@@ -78,13 +85,22 @@ class Parts:
     artifacts: Any
     metrics: Metrics = field(default_factory=Metrics)
     closed: bool = False
+    #: Limits the engine was told.
+    limits: list[LimitSettings] = field(default_factory=list)
 
     def engine(self) -> Engine:
         def close() -> None:
             self.closed = True
 
         return Engine(
-            self.models, self.executor, self.artifacts, AnalyzerRegistry(), self.metrics, ["cpu"], close
+            self.models,
+            self.executor,
+            self.artifacts,
+            AnalyzerRegistry(),
+            self.metrics,
+            ["cpu"],
+            close,
+            limit=self.limits.append,
         )
 
 
@@ -99,9 +115,9 @@ async def start(parts: Any) -> AsyncIterator[Callable[..., Any]]:
     """Starts a daemon and waits until it is ready."""
     runs: list[Run] = []
 
-    async def begin(config: Settings | None = None) -> Run:
+    async def begin(config: Settings | None = None, reread: Callable[[], Settings] | None = None) -> Run:
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        daemon = Daemon(config or settings(), parts.engine(), ready.set_result)
+        daemon = Daemon(config or settings(), parts.engine(), ready.set_result, reread)
         task = asyncio.create_task(daemon.run())
         await asyncio.wait((ready, task), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -285,3 +301,83 @@ async def test_the_health_of_a_model_follows_its_state(parts: Any, start: Any) -
     parts.models.changed.set()
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
     watch.cancel()
+
+
+async def test_a_preloaded_model_that_cannot_be_loaded_again_takes_readiness_along(
+    parts: Any, start: Any
+) -> None:
+    run = await start()
+    stub = health_pb2_grpc.HealthStub(run.channel())
+    watch = stub.Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    parts.models.states["tiny"] = ModelStatus("tiny", "x", ModelState.FAILED, problem="gone")
+    parts.models.changed.set()
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert await run.probe("/readyz") == 503
+    retried = stub.Watch(health_pb2.HealthCheckRequest(service="lensd.v1.Model/other"))
+    await retried.read()
+    parts.models.states["tiny"] = ModelStatus("tiny", "x", ModelState.LOADING)
+    parts.models.states["other"] = ModelStatus("other", "x", ModelState.RESIDENT)
+    parts.models.changed.set()
+    # Sorted by name, so tiny's second answer comes after other's first.
+    await retried.read()
+    assert await run.probe("/readyz") == 503, "another try may fail as well"
+    retried.cancel()
+    parts.models.states["tiny"] = ModelStatus("tiny", "x", ModelState.RESIDENT)
+    parts.models.changed.set()
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    assert await run.probe("/readyz") == 200
+    watch.cancel()
+
+
+async def test_cold_models_and_failed_ones_that_nobody_preloaded_leave_it_ready(
+    parts: Any, start: Any
+) -> None:
+    run = await start()
+    watch = health_pb2_grpc.HealthStub(run.channel()).Watch(
+        health_pb2.HealthCheckRequest(service="lensd.v1.Model/tiny")
+    )
+    await watch.read()
+    parts.models.states["other"] = ModelStatus("other", "x", ModelState.FAILED, problem="gone")
+    parts.models.states["tiny"] = ModelStatus("tiny", "x", ModelState.COLD)
+    parts.models.changed.set()
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert await run.probe("/readyz") == 200, "a cold model is loaded when it is asked for"
+    watch.cancel()
+
+
+def reloads(parts: Any, outcome: str) -> float:
+    return parts.metrics.registry.get_sample_value("lensd_config_reloads_total", {"outcome": outcome}) or 0.0
+
+
+async def until(seen: Callable[[], bool]) -> None:
+    """Lets the daemon, which runs in this loop, work until ``seen``."""
+    async with asyncio.timeout(20):
+        while not seen():  # noqa: ASYNC110  a counter has no event
+            await asyncio.sleep(0.01)
+
+
+async def test_sighup_takes_over_what_it_can(parts: Any, start: Any) -> None:
+    new = settings(grace_s=1.5, listen="127.0.0.1:1")
+    new = new.model_copy(update={"limits": LimitSettings(max_analyses=7)})
+    run = await start(reread=lambda: new)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: reloads(parts, "ok") == 1)
+    assert [limits.max_analyses for limits in parts.limits] == [7]
+    info = await server_pb2_grpc.ServerServiceStub(run.channel()).GetServerInfo(
+        server_pb2.GetServerInfoRequest()
+    )
+    assert info.limits.max_analyses == 7
+    assert run.daemon._settings.server.grace_s == 1.5
+    assert run.daemon._settings.server.listen == "127.0.0.1:0"
+
+
+async def test_a_wrong_new_configuration_changes_nothing(parts: Any, start: Any) -> None:
+    def broken() -> Settings:
+        raise SettingsError("limits.max_analyses: no")
+
+    run = await start(reread=broken)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: reloads(parts, "refused") == 1)
+    assert parts.limits == []
+    assert await run.probe("/readyz") == 200

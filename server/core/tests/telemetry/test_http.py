@@ -46,9 +46,15 @@ def test_a_scrape_is_text_unless_openmetrics_is_asked_for(server: MetricsServer)
 
 
 def test_readiness_follows_the_daemon(server: MetricsServer, pulse: Pulse) -> None:
-    assert get(server, "/readyz")[0] == 503
-    pulse.ready = True
+    assert get(server, "/readyz")[::2] == (503, "not ready: starting\n")
+    pulse.phase = "serving"
     assert get(server, "/readyz")[0] == 200
+    pulse.failed = ("qwen",)
+    assert get(server, "/readyz")[::2] == (503, "not ready: could not load qwen\n")
+    pulse.failed = ()
+    assert get(server, "/readyz")[0] == 200
+    pulse.phase = "draining"
+    assert get(server, "/readyz")[::2] == (503, "not ready: draining\n")
 
 
 def test_a_stalled_loop_is_not_alive(
@@ -59,6 +65,17 @@ def test_a_stalled_loop_is_not_alive(
     status, _, text = get(server, "/livez")
     assert status == 503
     assert "stalled" in text
+
+
+def test_a_stalled_loop_is_not_ready_long_before_it_counts_as_dead(
+    server: MetricsServer, pulse: Pulse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert metrics_http.UNREADY_S < metrics_http.STALLED_S
+    pulse.phase = "serving"
+    monkeypatch.setattr(metrics_http, "UNREADY_S", -1.0)
+    status, _, text = get(server, "/readyz")
+    assert (status, "stalled" in text) == (503, True)
+    assert get(server, "/livez")[0] == 200
 
 
 def test_other_paths_are_not_there(server: MetricsServer) -> None:

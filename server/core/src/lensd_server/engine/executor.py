@@ -98,6 +98,10 @@ class LocalExecutor:
             self._watchdog.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
+    def limit(self, limits: LimitSettings) -> None:
+        """Replaces the limits of what is admitted from now on; what runs keeps its own."""
+        self._limits = limits
+
     @property
     def draining(self) -> bool:
         """Whether new analyses are refused because the server is shutting down."""

@@ -25,7 +25,7 @@ class AnalysisServicer:
 
     def __init__(self, executor: Executor, limits: LimitSettings, gate: Gate, metrics: Metrics) -> None:
         self._executor = executor
-        self._limits = limits
+        self.limits = limits
         self._gate = gate
         self._metrics = metrics
 
@@ -35,7 +35,7 @@ class AnalysisServicer:
         """Runs one analysis."""
         request = await wire.read_large(
             message,
-            limits=self._limits,
+            limits=self.limits,
             peer=call.peer,
             identity=call.identity,
             call_deadline=call.deadline,
@@ -48,7 +48,7 @@ class AnalysisServicer:
         self, messages: AsyncIterator[analysis_pb2.AnalyzeManyRequest], call: Call
     ) -> AsyncGenerator[analysis_pb2.AnalyzeManyResponse]:
         """Runs many analyses over one stream."""
-        many = ManyAnalyses(self.respond, self._limits, self._gate, call)
+        many = ManyAnalyses(self.respond, self.limits, self._gate, call)
         async with aclosing(many.run(messages)) as responses:
             async for response in responses:
                 yield analysis_pb2.AnalyzeManyResponse(response=response)
@@ -71,7 +71,7 @@ class AnalysisServicer:
             raise
 
     async def _converse(self, request: AnalysisRequest) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
-        writer = EventWriter(request.request_id, self._limits.max_response_bytes)
+        writer = EventWriter(request.request_id, self.limits.max_response_bytes)
         began = time.monotonic()
         accepted: Accepted | None = None
         found = False

@@ -27,6 +27,10 @@ class Health:
         """Every service is served."""
         await self._set_services(_SERVING)
 
+    async def overall(self, serving: bool) -> None:
+        """What a probe that names no service is told."""
+        await self.servicer.set("", _SERVING if serving else _NOT_SERVING)
+
     async def model(self, status: ModelStatus) -> None:
         """A model serves while it is resident; a cold one is loaded when it is asked for."""
         serving = status.state is ModelState.RESIDENT

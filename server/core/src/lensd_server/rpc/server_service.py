@@ -37,7 +37,7 @@ class ServerServicer:
         self, facts: ServerFacts, limits: LimitSettings, models: Models, analyses: Analyses, gate: Gate
     ) -> None:
         self._facts = facts
-        self._limits = limits
+        self.limits = limits
         self._models = models
         self._analyses = analyses
         self._gate = gate
@@ -50,7 +50,7 @@ class ServerServicer:
             version=__version__,
             api_version=api_version,
             libraries=library_versions(),
-            limits=_limits(self._limits),
+            limits=_limits(self.limits),
             features=self._facts.features,
             devices=self._facts.devices,
         )

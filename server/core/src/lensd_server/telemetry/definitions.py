@@ -183,6 +183,9 @@ EVENT_LOOP_LAG = HistogramDefinition(
     "lensd_event_loop_lag_seconds", "How late the event loop wakes up.", (), _LAG_SECONDS
 )
 DRAINING = GaugeDefinition("lensd_draining", "1 while the daemon is shutting down.")
+CONFIG_RELOADS = CounterDefinition(
+    "lensd_config_reloads_total", "Times that the configuration was read again.", ("outcome",)
+)
 BUILD_INFO = GaugeDefinition("lensd_build_info", "Always 1; the labels say what runs.", ("version", "python"))
 
 #: All of them, in the order of this file.

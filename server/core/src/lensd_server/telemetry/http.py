@@ -7,15 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from lensd_server.settings import split_address
 
-#: A loop that has not turned for this long counts as dead.
-STALLED_S = 60.0
+#: A loop that has not turned for this long gets no new traffic, and one for that long counts as dead.
+UNREADY_S, STALLED_S = 10.0, 60.0
 
 
 class Pulse:
@@ -23,7 +23,9 @@ class Pulse:
 
     def __init__(self) -> None:
         self._beat = time.monotonic()
-        self.ready = False
+        self.phase: Literal["starting", "serving", "draining"] = "starting"
+        #: Models that should be resident and cannot be loaded.
+        self.failed: tuple[str, ...] = ()
 
     def beat(self) -> None:
         """Called by the event loop at every turn it is asked for."""
@@ -33,6 +35,14 @@ class Pulse:
     def stalled_s(self) -> float:
         """Seconds since the loop turned last."""
         return time.monotonic() - self._beat
+
+    def why_not_ready(self) -> str:
+        """Why nothing new should be sent here; empty when all is well."""
+        if self.phase != "serving":
+            return self.phase
+        if self.stalled_s > UNREADY_S:
+            return f"event loop stalled for {self.stalled_s:.0f} s"
+        return f"could not load {', '.join(self.failed)}" if self.failed else ""
 
 
 class MetricsServer:
@@ -116,4 +126,5 @@ def _live(pulse: Pulse) -> tuple[int, str, bytes]:
 
 
 def _ready(pulse: Pulse) -> tuple[int, str, bytes]:
-    return (200, "text/plain", b"ok\n") if pulse.ready else (503, "text/plain", b"not ready\n")
+    why = pulse.why_not_ready()
+    return (503, "text/plain", f"not ready: {why}\n".encode()) if why else (200, "text/plain", b"ok\n")

@@ -52,6 +52,11 @@ def configure_logging(
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+def set_log_level(level: str) -> None:
+    """Logs from ``level`` up from now on."""
+    logging.getLogger().setLevel(level.upper())
+
+
 class AnalysisLog:
     """Writes one line for each analysis that ended: which, how, and what it took."""
 

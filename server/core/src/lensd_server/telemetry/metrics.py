@@ -60,6 +60,9 @@ class Metrics:
         self.model_load_seconds = definitions.MODEL_LOAD.instrument(keep)
         self.event_loop_lag = definitions.EVENT_LOOP_LAG.instrument(keep)
         self.draining = definitions.DRAINING.instrument(keep)
+        self.config_reloads = definitions.CONFIG_RELOADS.instrument(keep)
+        for outcome in ("ok", "refused"):  # there from the start, so that an increase can be seen
+            self.config_reloads.labels(outcome)
         self.build_info = definitions.BUILD_INFO.instrument(keep)
         self.build_info.labels(__version__, platform.python_version()).set(1)
 
