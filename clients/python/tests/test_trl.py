@@ -9,7 +9,8 @@ import pytest
 
 import lensd_client as L
 from clients.python.tests.reward_server import RewardServer
-from lensd_client.trl import MAX_REQUEST_CHARS, ShopR1Reward, text_of
+from lensd_client.rollouts import text_of
+from lensd_client.trl import MAX_REQUEST_CHARS, ShopR1Reward
 
 CLICK = {"type": "click", "name": "buy", "text": None}
 EXHAUSTED, GONE = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE

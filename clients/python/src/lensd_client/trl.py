@@ -10,21 +10,18 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from lensd_client.client import Client
-from lensd_client.errors import LensdError, ResourceExhausted, StreamError, Unavailable
+from lensd_client.errors import LensdError
 from lensd_client.many import Outcome
 from lensd_client.requests import Request
+from lensd_client.rollouts import COMPONENTS, is_passing, pause_s, reward_item
 
 _log = logging.getLogger("lensd_client.trl")
 
 #: Characters of one request, so that it stays far below the 4 MiB a server accepts by default.
 MAX_REQUEST_CHARS = 512 * 1024
-#: First pause before trying again where the server does not say how long; doubled every time.
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
-_COMPONENTS = ("format", "type", "attribute", "value", "rationale", "total", "self_certainty")
 
 
 class ShopR1Reward:
@@ -94,7 +91,7 @@ class ShopR1Reward:
         ``item`` counts within a request. Raises as calling does.
         """
         items = [
-            {**_context(prompt), "output": text_of(completion), "reference": _action(reference)}
+            reward_item(prompt, completion, reference)
             for prompt, completion, reference in zip(prompts, completions, references, strict=True)
         ]
         requests = list(self._requests(items))
@@ -139,19 +136,19 @@ class ShopR1Reward:
                 for outcome in self._stream([requests[index] for index in waiting]):
                     if outcome.error is None:
                         done[waiting[outcome.index]] = list(outcome["rewards"].rows())
-                    elif not _is_passing(outcome.error):
+                    elif not is_passing(outcome.error):
                         raise outcome.error
                     else:
                         refusal = outcome.error
             except LensdError as error:  # the stream itself broke, or one request is refused for good
-                if not _is_passing(error):
+                if not is_passing(error):
                     raise
                 refusal = error
             if refusal is None:
                 break
             if attempt == self._attempts:
                 raise refusal
-            self._sleep(_pause(refusal, attempt))
+            self._sleep(pause_s(refusal, attempt))
         return done
 
     def _stream(self, requests: Sequence[Request]) -> Iterator[Outcome]:
@@ -160,56 +157,8 @@ class ShopR1Reward:
         return self._client.analyze_many(requests, max_in_flight=self._max_in_flight)
 
 
-def text_of(completion: Any) -> str:
-    """The text of a completion: itself, or of the last message of a conversation.
-
-    Raises TypeError for anything else.
-    """
-    if isinstance(completion, str):
-        return completion
-    messages = cast("Sequence[Mapping[str, Any]]", completion)
-    return _content(messages[-1].get("content")) if messages else ""
-
-
-def _context(prompt: Any) -> dict[str, Any]:
-    if isinstance(prompt, str):
-        return {"context": prompt}
-    messages = cast("Sequence[Mapping[str, Any]]", prompt)
-    return {"messages": [{"role": m["role"], "content": _content(m.get("content"))} for m in messages]}
-
-
-def _content(content: Any) -> str:
-    """A message's text; TRL may lay it out as a list of parts. Raises TypeError for images."""
-    if content is None:  # a message that only calls tools
-        return ""
-    if isinstance(content, str):
-        return content
-    parts = cast("Sequence[Mapping[str, Any]]", content)
-    if wrong := [part.get("type") for part in parts if part.get("type") != "text"]:
-        raise TypeError(f"shop-r1 scores text; a message has a part of type {wrong[0]!r}")
-    return "".join(str(part["text"]) for part in parts)
-
-
-def _action(reference: Any) -> dict[str, Any]:
-    """A reference without the empty fields that a dataset with one schema for all rows has."""
-    fields = json.loads(reference) if isinstance(reference, str) else reference
-    return {key: value for key, value in cast("Mapping[str, Any]", fields).items() if value is not None}
-
-
-def _is_passing(error: LensdError) -> bool:
-    """Whether trying again may help."""
-    if isinstance(error, Unavailable | StreamError):
-        return True
-    return isinstance(error, ResourceExhausted) and error.retry_after_s is not None
-
-
-def _pause(refusal: LensdError, attempt: int) -> float:
-    own = _FIRST_PAUSE_S * 2 ** (attempt - 1)
-    return min(_LONGEST_PAUSE_S, max(own, refusal.retry_after_s or 0.0))
-
-
 def _log_means(rows: Sequence[Mapping[str, Any]], log_metric: Callable[[str, float], None]) -> None:
-    for name in _COMPONENTS:
+    for name in COMPONENTS:
         values = [row[name] for row in rows if row[name] is not None]
         if values:
             log_metric(f"shop_r1/{name}", sum(values) / len(values))
