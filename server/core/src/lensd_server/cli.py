@@ -94,8 +94,14 @@ def serve(
 @main.command()
 @_CONFIG
 @click.option("--fix", is_flag=True, help="Run the commands that mend what they can.")
-def doctor(config: Path | None, fix: bool) -> None:
-    """Checks this machine and says how to mend what it finds. Exit status 1 if something is broken."""
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
+def doctor(config: Path | None, fix: bool, as_json: bool) -> None:
+    """Checks this machine and says how to mend what it finds. Exit status 1 if something is broken.
+
+    Run it as the user, with the settings and where the daemon will run, before the daemon does.
+    """
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from lensd_server.doctor import Verdict, examine, mend
@@ -103,12 +109,15 @@ def doctor(config: Path | None, fix: bool) -> None:
 
     _quiet()
     settings = _settings(config, {}, ())
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=as_json)
     findings = list(examine(settings))
-    print_findings(console, findings)
     if fix and any(finding.command for finding in findings if finding.verdict is Verdict.BROKEN):
+        print_findings(console, findings)
         mend(findings)
         findings = list(examine(settings))
+    if as_json:
+        click.echo(json.dumps({"findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
         print_findings(console, findings)
     sys.exit(1 if any(finding.verdict is Verdict.BROKEN for finding in findings) else 0)
 

@@ -1,7 +1,11 @@
 """The doctor finds what is wrong and says how to mend it."""
 
+import json
 import logging
+import resource
+import shutil
 import socket
+import time
 from collections.abc import Iterator
 from importlib import metadata, util
 from pathlib import Path
@@ -43,10 +47,18 @@ def restored_logging() -> Iterator[None]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Free ports, folders of the test's own, and a model that needs no weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    model = tmp_path / "tiny"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (model / name).write_text("{}")
+    save_file({"weight": torch.zeros(4)}, model / "model.safetensors")
     free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
     folders = {"state_dir": tmp_path / "state", "cache_dir": tmp_path / "cache"}
     return Settings.model_validate(
-        {"server": {**free, **folders}, "models": {"tiny": {"source": "dir:/tiny"}}}
+        {"server": {**free, **folders}, "models": {"tiny": {"source": f"dir:{model}"}}}
     )
 
 
@@ -138,6 +150,86 @@ def test_a_broken_plugin_is_broken_and_an_ambiguous_one_worth_a_note(
     assert found(settings, "plugins").text == "none is installed"
 
 
+def with_model(settings: Settings, source: str, **others: str) -> Settings:
+    return Settings.model_validate({**settings.model_dump(), "models": {"m": {"source": source, **others}}})
+
+
+def test_a_source_that_is_not_there_is_broken_and_named(settings: Settings, tmp_path: Path) -> None:
+    finding = found(with_model(settings, f"dir:{tmp_path / 'nowhere'}"), "model m")
+    assert (finding.verdict, "no such folder" in finding.text) == (Verdict.BROKEN, True)
+    assert "models.m.source" in finding.mend
+    assert "no known scheme" in found(with_model(settings, "s3:bucket/x"), "model m").text
+    (tmp_path / "x.gguf").write_bytes(b"PK")
+    assert "not a GGUF file" in found(with_model(settings, f"gguf:{tmp_path / 'x.gguf'}"), "model m").text
+
+
+def test_a_model_without_a_tokenizer_is_broken(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "tiny" / "tokenizer.json").unlink()
+    finding = found(settings, "model tiny")
+    assert (finding.verdict, "has no tokenizer" in finding.text) == (Verdict.BROKEN, True)
+
+
+def test_a_device_that_is_not_there_is_broken(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    finding = found(with_model(settings, settings.models["tiny"].source, device="cuda:1"), "model m")
+    assert (finding.verdict, "1 CUDA devices" in finding.text) == (Verdict.BROKEN, True)
+    assert found(with_model(settings, settings.models["tiny"].source, device="cuda"), "model m").verdict is (
+        Verdict.FINE
+    )
+
+
+def test_a_hub_model_that_was_never_fetched_is_worth_a_note_unless_the_hub_is_forbidden(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = with_model(settings, "hf:nobody/never-fetched@abc")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert found(hub, "model m").verdict is Verdict.NOTE
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    finding = found(hub, "model m")
+    assert (finding.verdict, "hf download nobody/never-fetched" in finding.mend) == (Verdict.BROKEN, True)
+
+
+def test_a_disk_without_room_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100 * 2**20))
+    finding = found(settings, "state folder")
+    assert (finding.verdict, "max_artifact_bytes" in finding.text) == (Verdict.NOTE, True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    assert found(settings, "state folder").verdict is Verdict.BROKEN
+    assert found(settings, "cache folder").verdict is Verdict.BROKEN
+
+
+def test_too_few_descriptors_come_with_the_number_that_is_needed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 512))
+    finding = found(settings, "file descriptors")
+    assert finding.verdict is Verdict.NOTE
+    assert "LimitNOFILE=640" in finding.mend
+    assert "hard limit is 512" in finding.mend
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 64))
+    assert found(settings, "file descriptors").verdict is Verdict.BROKEN
+
+
+def test_more_threads_than_cores_are_worth_a_note(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    assert found(settings, "CPU cores").verdict is Verdict.NOTE
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert found(settings, "CPU cores").verdict is Verdict.FINE
+
+
+def test_a_clock_before_the_installation_is_wrong(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    finding = found(settings, "clock")
+    assert (finding.verdict, finding.text.startswith("1970-01-01")) == (Verdict.BROKEN, True)
+
+
 def test_mending_runs_the_commands_of_what_is_broken() -> None:
     ran: list[tuple[str, ...]] = []
 
@@ -172,3 +264,20 @@ def test_the_command_exits_1_when_something_is_broken(
     done = CliRunner().invoke(cli.main, ["doctor", "--fix"])
     assert done.exit_code == 0
     assert "2.13" in done.output
+
+
+def test_findings_are_printed_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    finding = Finding("torch", Verdict.BROKEN, "too old", "pip install torch", ("fix",))
+    monkeypatch.setattr(doctor, "examine", lambda settings: iter([finding]))
+    done = CliRunner().invoke(cli.main, ["doctor", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.output)["findings"] == [
+        {
+            "what": "torch",
+            "verdict": "broken",
+            "text": "too old",
+            "mend": "pip install torch",
+            "command": ["fix"],
+        }
+    ]
