@@ -12,7 +12,6 @@ import structlog
 import torch
 
 from lensd_server.daemon import Daemon, Engine, StartFailed
-from lensd_server.engine.artifact_remote import WrongStore
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.loading import Loader
@@ -85,6 +84,7 @@ def assemble(settings: Settings) -> Engine:
     """Everything that serves, wired together; nothing is loaded yet."""
     registry = discover(settings.plugins.allow)
     metrics = Metrics()
+    metrics.expect(settings.models)
     # Metrics first: a plugin's hook must not delay them.
     observers = Observers(analyses=(metrics, AnalysisLog(), registry), batches=(metrics,), loads=(metrics,))
     cpu_turn = Turn()
@@ -95,7 +95,7 @@ def assemble(settings: Settings) -> Engine:
         settings.limits,
         observers=observers,
     )
-    storage = _storage(settings)
+    storage = Storage.under(settings.server.state_dir, settings.limits)
     stuck = StuckAnalyzers(registry)
     executor = LocalExecutor(
         registry,
@@ -125,13 +125,6 @@ def assemble(settings: Settings) -> Engine:
         stuck.when_held,
         executor.limit,
     )
-
-
-def _storage(settings: Settings) -> Storage:
-    try:
-        return Storage.under(settings.server.state_dir, settings.limits, settings.server.artifact_store)
-    except WrongStore as error:
-        raise StartFailed(f"{error} (setting server.artifact_store)") from error
 
 
 def _devices() -> list[str]:

@@ -166,6 +166,37 @@ def new_plugin(name: str, parent: Path) -> None:
     )
 
 
+@main.command()
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Where to write them; what an earlier version wrote there is replaced.",
+)
+@click.option(
+    "--runbook-url",
+    default="runbook.md",
+    metavar="URL",
+    show_default=True,
+    help="Where people who get an alert can read the runbook; becomes its runbook_url.",
+)
+def dashboards(folder: Path, runbook_url: str) -> None:
+    """Writes Grafana dashboards, Prometheus rules and alerts, and their runbook.
+
+    Below the folder: grafana/*.json to import, grafana/provisioning to have them imported,
+    prometheus/lensd-rules.yml to load, prometheus/prometheus.yml as an example of how to scrape, and
+    runbook.md. All are made for this version of the daemon: write them again when it changes.
+    """
+    from lensd_server.telemetry.monitoring.files import write
+
+    try:
+        for path in write(folder, runbook_url):
+            click.echo(path)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+
+
 def _quiet() -> None:
     """What is drawn or printed says all there is to say; logs would spoil standard output."""
     from lensd_server.telemetry.logging import configure_logging

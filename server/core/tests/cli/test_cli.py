@@ -264,3 +264,24 @@ def test_a_new_plugin_takes_no_name_of_what_is_installed(name: str, tmp_path: Pa
     assert done.exit_code != 0
     assert "installed already" in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_dashboards_are_written_where_they_are_wanted(tmp_path: Path) -> None:
+    done = lensd("dashboards", "--out", str(tmp_path / "out"), "--runbook-url", "https://wiki.example/lensd")
+    assert done.exit_code == 0, done.output
+    written = done.output.splitlines()
+    assert {str(path) for path in (tmp_path / "out").rglob("*") if path.is_file()} == set(written)
+    assert json.loads((tmp_path / "out" / "grafana" / "lensd-overview.json").read_text())["panels"]
+    rules = (tmp_path / "out" / "prometheus" / "lensd-rules.yml").read_text()
+    assert "runbook_url: https://wiki.example/lensd#lensddown" in rules
+    # An upgrade writes over what was there.
+    (tmp_path / "out" / "runbook.md").write_text("old")
+    assert lensd("dashboards", "--out", str(tmp_path / "out")).exit_code == 0
+    assert "LensdDown" in (tmp_path / "out" / "runbook.md").read_text()
+
+
+def test_dashboards_say_why_they_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = lensd("dashboards", "--out", str(tmp_path / "file" / "below"))
+    assert done.exit_code == 1
+    assert str(tmp_path / "file") in done.output

@@ -9,8 +9,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from lensd_api.hookspecs import AnalysisRecord
+from lensd_server.engine import running
 from lensd_server.engine.events import ModelState, ModelStatus
-from lensd_server.engine.observers import BatchRecord
+from lensd_server.engine.observers import OUTCOMES, BatchRecord
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.telemetry.collectors import ModelCollector, PluginCollector
 from lensd_server.telemetry.definitions import DEFINITIONS, UNITS
@@ -67,7 +68,7 @@ def test_each_metric_is_defined_once_with_a_name_that_says_its_unit() -> None:
     names = [definition.name for definition in DEFINITIONS]
     assert len(names) == len(set(names)) >= 30
     for definition in DEFINITIONS:
-        assert re.fullmatch(r"lensd(_[a-z]+)+", definition.name)
+        assert re.fullmatch(r"(lensd|process)(_[a-z]+)+", definition.name)
         assert definition.name.endswith("_total") == (definition.kind == "counter"), definition.name
         assert definition.kind != "histogram" or definition.unit in UNITS, definition.name
         assert re.fullmatch(r"[A-Z0-9a-z].{5,100}\.", definition.help), definition.name
@@ -77,7 +78,8 @@ def test_each_metric_is_defined_once_with_a_name_that_says_its_unit() -> None:
 def test_openmetrics_says_the_unit(metrics: Metrics) -> None:
     text = generate_openmetrics(metrics.registry).decode()
     units = dict(re.findall(r"^# UNIT (\S+) (\S+)$", text, re.MULTILINE))
-    assert units == {d.name: d.unit for d in DEFINITIONS if d.unit and d.kind != "counter"}
+    ours = [d for d in DEFINITIONS if d.name.startswith("lensd_")]
+    assert units == {d.name: d.unit for d in ours if d.unit and d.kind != "counter"}
 
 
 def test_what_an_analysis_took_is_counted_once_it_is_over(metrics: Metrics) -> None:
@@ -133,5 +135,21 @@ def test_reasons_of_rejections_are_bounded_whatever_a_plugin_makes_of_them() -> 
     counted = {s.labels["reason"]: s.value for f in metrics.rejections.collect() for s in f.samples}
     assert counted["QUEUE_FULL"] == 1
     assert len(counted) == MAX_REASONS + 1
-    assert sum(counted.values()) == 104
+    assert sum(counted.values()) == 104, "each is counted, under its own name or another"
     assert all(re.fullmatch("[A-Z][A-Z0-9_]+", reason) for reason in counted)
+
+
+def test_what_alerts_ask_for_is_zero_before_it_happens() -> None:
+    metrics = Metrics()
+    metrics.expect(["tiny"])
+    value = metrics.registry.get_sample_value
+    assert value("lensd_model_loads_total", {"model": "tiny", "outcome": "failed"}) == 0
+    for reason in ("QUEUE_FULL", "DRAINING", "LOAD_FAILED", "DEVICE_OOM"):
+        assert value("lensd_rejected_total", {"reason": reason}) == 0
+    metrics.started(AnalysisRecord("r", "dla", "tiny"))
+    outcomes = {
+        outcome: value("lensd_analyses_total", {"analyzer": "dla", "model": "tiny", "outcome": outcome})
+        for outcome in OUTCOMES
+    }
+    assert outcomes == dict.fromkeys(OUTCOMES, 0)
+    assert {label for _, label in running._OUTCOMES} | {"ok", "internal"} == set(OUTCOMES)

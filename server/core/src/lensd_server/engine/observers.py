@@ -12,6 +12,19 @@ import structlog
 
 from lensd_api.hookspecs import AnalysisRecord
 
+#: How an analysis can end, and a load.
+OUTCOMES = (
+    "ok",
+    "client_error",
+    "rejected",
+    "cancelled",
+    "deadline",
+    "plugin_error",
+    "device_oom",
+    "internal",
+)
+LOAD_OUTCOMES = ("ok", "failed")
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
@@ -43,8 +56,7 @@ class BatchObserver(Protocol):
 
 
 class AnalysisObserver(Protocol):
-    """Told of analyses. Outcomes: ``ok client_error rejected cancelled deadline plugin_error
-    device_oom internal``."""
+    """Told of analyses; each ends with one of :data:`OUTCOMES`."""
 
     def started(self, analysis: AnalysisRecord) -> None:
         """An analysis was admitted."""
@@ -63,7 +75,7 @@ class LoadObserver(Protocol):
     """Told of loads."""
 
     def load_finished(self, model: str, outcome: str, seconds: float) -> None:
-        """A load ended; ``outcome`` is ``ok`` or ``failed``."""
+        """A load ended; ``outcome`` is one of :data:`LOAD_OUTCOMES`."""
         ...
 
 

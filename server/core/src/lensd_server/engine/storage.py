@@ -10,9 +10,7 @@ import structlog
 
 from lensd_api import ArtifactInfo, Exhausted
 from lensd_api.artifacts import Artifact
-from lensd_server.engine.artifact_folder import FolderShelf
-from lensd_server.engine.artifact_remote import RemoteShelf
-from lensd_server.engine.artifacts import Artifacts, Origin
+from lensd_server.engine.artifacts import DiskArtifacts, Origin
 from lensd_server.engine.checkpoints import DiskCheckpoints
 from lensd_server.engine.disk import is_full
 from lensd_server.settings import LimitSettings
@@ -22,47 +20,43 @@ _log = structlog.get_logger("lensd.storage")
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What outlives analyses, shared by all of them."""
+    """The state on disk that all analyses share."""
 
-    artifacts: Artifacts
+    artifacts: DiskArtifacts
     checkpoints: DiskCheckpoints
 
     @classmethod
-    def under(cls, folder: Path, limits: LimitSettings, artifact_store: str | None = None) -> Self:
-        """Both kinds below ``folder``, which need not exist; artifacts at the URL ``artifact_store`` if given.
-
-        Raises WrongStore.
-        """
+    def under(cls, folder: Path, limits: LimitSettings) -> Self:
+        """Both kinds below ``folder``, which need not exist."""
         size = limits.max_artifact_bytes
-        shelf = RemoteShelf(artifact_store) if artifact_store else FolderShelf(folder / "artifacts")
-        return cls(Artifacts(shelf, size), DiskCheckpoints(folder / "checkpoints", size))
+        return cls(DiskArtifacts(folder / "artifacts", size), DiskCheckpoints(folder / "checkpoints", size))
 
 
 @dataclass(frozen=True, slots=True)
 class BlockingArtifacts:
-    """A :class:`lensd_api.BlockingArtifactStore`: the store as one analysis sees it."""
+    """A :class:`lensd_api.BlockingArtifactStore`: the disk as one analysis sees it."""
 
-    shared: Artifacts
+    disk: DiskArtifacts
     origin: Origin
 
     def list(self) -> Sequence[ArtifactInfo]:
         """See :meth:`lensd_api.ArtifactStore.list`."""
-        return self.shared.list()
+        return self.disk.list()
 
     def info(self, name: str) -> ArtifactInfo:
         """See :meth:`lensd_api.ArtifactStore.info`."""
-        return self.shared.info(name)
+        return self.disk.info(name)
 
     def open(self, name: str) -> Artifact:
         """See :meth:`lensd_api.ArtifactStore.open`."""
-        return self.shared.open(name, self.origin)
+        return self.disk.open(name, self.origin)
 
     def store(
         self, name: str, blobs: Mapping[str, bytes], metadata: Mapping[str, Any] | None = None
     ) -> ArtifactInfo:
         """See :meth:`lensd_api.ArtifactStore.store`."""
         try:
-            return self.shared.store(name, blobs, metadata, self.origin)
+            return self.disk.store(name, blobs, metadata, self.origin)
         except OSError as error:
             if not is_full(error):
                 raise

@@ -188,6 +188,20 @@ CONFIG_RELOADS = CounterDefinition(
 )
 BUILD_INFO = GaugeDefinition("lensd_build_info", "Always 1; the labels say what runs.", ("version", "python"))
 
+# The process as the operating system sees it: the library's own names, which other tools know, and
+# read by its collector. Only where there is /proc.
+
+PROCESS_CPU = CounterDefinition(
+    "process_cpu_seconds_total", "Total user and system CPU time spent in seconds."
+)
+PROCESS_MEMORY = GaugeDefinition("process_resident_memory_bytes", "Resident memory size in bytes.")
+PROCESS_VIRTUAL = GaugeDefinition("process_virtual_memory_bytes", "Virtual memory size in bytes.")
+PROCESS_FILES = GaugeDefinition("process_open_fds", "Number of open file descriptors.")
+PROCESS_MAX_FILES = GaugeDefinition("process_max_fds", "Maximum number of open file descriptors.")
+PROCESS_START = GaugeDefinition(
+    "process_start_time_seconds", "Start time of the process since unix epoch in seconds."
+)
+
 #: All of them, in the order of this file.
 DEFINITIONS: tuple[Definition, ...] = tuple(
     value for value in tuple(globals().values()) if isinstance(value, Definition)

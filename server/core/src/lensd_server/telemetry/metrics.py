@@ -7,13 +7,15 @@ import platform
 import re
 import threading
 from collections import Counter as Tally
+from collections.abc import Iterable, Iterator
 
 import prometheus_client
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
+from lensd_api.errors import Exhausted, LensdError, Unavailable
 from lensd_api.hookspecs import AnalysisRecord
 from lensd_server import __version__
-from lensd_server.engine.observers import BatchRecord
+from lensd_server.engine.observers import LOAD_OUTCOMES, OUTCOMES, BatchRecord
 from lensd_server.telemetry import definitions
 
 #: Reasons of rejections that are told apart; ours are about a dozen.
@@ -31,10 +33,11 @@ class Metrics:
         # Process-wide, as the library has it: `_created` series double every histogram for nothing.
         prometheus_client.disable_created_metrics()
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._lock = threading.Lock()
         #: Request ids that were admitted and have not ended; callers may use one twice.
         self._admitted: Tally[str] = Tally()
-        self._reasons: set[str] = set()
+        self._reasons = set(_reasons(Exhausted)) | set(_reasons(Unavailable))
         keep = self.registry
         self.grpc_requests = definitions.GRPC_REQUESTS.instrument(keep)
         self.grpc_duration = definitions.GRPC_DURATION.instrument(keep)
@@ -66,6 +69,22 @@ class Metrics:
         self.build_info = definitions.BUILD_INFO.instrument(keep)
         self.build_info.labels(__version__, platform.python_version()).set(1)
 
+        for reason in self._reasons:
+            self.rejections.labels(reason)
+
+    def expect(self, models: Iterable[str]) -> None:
+        """Shows zeroes for ``models``.
+
+        Prometheus sees a series that starts at 1 as one that has not grown: the first failure of a
+        model would go unnoticed.
+        """
+        for model in models:
+            for outcome in LOAD_OUTCOMES:
+                self.model_loads.labels(model, outcome)
+            self.queue_rows.labels(model)
+            self.queue_tokens.labels(model)
+            self.rows_shared.labels(model)
+
     # What the RPC layer reports.
 
     def rejected(self, reason: str) -> None:
@@ -87,7 +106,10 @@ class Metrics:
         """An analysis was admitted."""
         with self._lock:
             self._admitted[analysis.request_id] += 1
-        self.analyses_in_flight.labels(analysis.analyzer, analysis.model).inc()
+        labels = (analysis.analyzer, analysis.model)
+        self.analyses_in_flight.labels(*labels).inc()
+        for outcome in OUTCOMES:  # zeroes, as in :meth:`expect`
+            self.analyses.labels(*labels, outcome)
 
     def finished(self, analysis: AnalysisRecord) -> None:
         """An analysis ended, or was refused before it started."""
@@ -136,3 +158,10 @@ class Metrics:
         """A load ended."""
         self.model_loads.labels(model, outcome).inc()
         self.model_load_seconds.labels(model).observe(seconds)
+
+
+def _reasons(kind: type[LensdError]) -> Iterator[str]:
+    """The reasons of ``kind`` and of everything that is one."""
+    yield kind.reason
+    for special in kind.__subclasses__():
+        yield from _reasons(special)

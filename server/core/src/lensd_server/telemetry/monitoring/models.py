@@ -1,0 +1,99 @@
+"""The second page: which models are in memory, how they got there, and what memory is left."""
+
+from lensd_server.telemetry import definitions as d
+from lensd_server.telemetry.monitoring.grafana import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Dashboard,
+    Panel,
+    Query,
+    Section,
+)
+from lensd_server.telemetry.monitoring.promql import quantile, rate, select, total
+
+_STATES = (
+    (0, "cold", GREY),
+    (1, "loading", BLUE),
+    (2, "resident", GREEN),
+    (3, "draining", ORANGE),
+    (4, "failed", RED),
+)
+
+# The state's number where the state is the model's, 0 elsewhere; of one model all but one are 0.
+_NUMBERED = (f"{number} * " + select(d.MODEL_STATE, f'state="{state}"') for number, state, _ in _STATES)
+_STATE = total(" or ".join(_NUMBERED), ("instance", "model"))
+
+_MODELS = Section(
+    "Models",
+    (
+        Panel(
+            "State",
+            "Cold models are loaded when somebody asks for them; a failed one is tried again after a while.",
+            (Query(_STATE, "{{model}} {{instance}}"),),
+            "state-timeline",
+            width=16,
+            meanings=_STATES,
+            least=None,
+        ),
+        Panel(
+            "Analyses that hold a model",
+            "A model with a lease is never taken away.",
+            (Query(total(select(d.MODEL_LEASES), ("model",)), "{{model}}"),),
+        ),
+        Panel(
+            "Loads",
+            "Finished loads, by how they ended.",
+            (Query(f"increase({select(d.MODEL_LOADS)}[$__rate_interval]) > 0", "{{model}} {{outcome}}"),),
+            stacked=True,
+            quiet=True,
+        ),
+        Panel(
+            "Duration of loads",
+            "A caller of a cold model waits for this.",
+            (Query(quantile(0.9, d.MODEL_LOAD, by=("model",)), "{{model}} 90 %"),),
+            unit="s",
+            quiet=True,
+        ),
+        Panel(
+            "Analyses by model",
+            "Finished ones.",
+            (Query(rate(d.ANALYSES, 'model!=""', by=("model",)), "{{model}}"),),
+            unit="reqps",
+            stacked=True,
+        ),
+    ),
+)
+
+_MEMORY = Section(
+    "Memory",
+    (
+        Panel(
+            "Weights of each model",
+            "Bytes of the models that are resident.",
+            (Query(total(select(d.MODEL_RESIDENT), ("model",)), "{{model}}"),),
+            unit="bytes",
+            stacked=True,
+        ),
+        Panel(
+            "Process",
+            "Resident memory of each daemon, weights on the CPU included.",
+            (Query(total(select(d.PROCESS_MEMORY), ("instance",)), "{{instance}}"),),
+            unit="bytes",
+        ),
+        Panel(
+            "Open files",
+            "File descriptors of each daemon against what it may open: connections, mostly.",
+            (Query(total(select(d.PROCESS_FILES), ("instance",)), "{{instance}}"),),
+        ),
+    ),
+)
+
+MODELS = Dashboard(
+    "lensd-models",
+    "lensd / Models and memory",
+    "Which models are in memory, how they got there, and what they occupy.",
+    (_MODELS, _MEMORY),
+)
