@@ -12,6 +12,7 @@ import structlog
 import torch
 
 from lensd_server.daemon import Daemon, Engine, StartFailed
+from lensd_server.engine.artifact_remote import WrongStore
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.loading import Loader
@@ -95,7 +96,7 @@ def assemble(settings: Settings) -> Engine:
         settings.limits,
         observers=observers,
     )
-    storage = Storage.under(settings.server.state_dir, settings.limits)
+    storage = _storage(settings)
     stuck = StuckAnalyzers(registry)
     executor = LocalExecutor(
         registry,
@@ -125,6 +126,13 @@ def assemble(settings: Settings) -> Engine:
         stuck.when_held,
         executor.limit,
     )
+
+
+def _storage(settings: Settings) -> Storage:
+    try:
+        return Storage.under(settings.server.state_dir, settings.limits, settings.server.artifact_store)
+    except WrongStore as error:
+        raise StartFailed(f"{error} (setting server.artifact_store)") from error
 
 
 def _devices() -> list[str]:

@@ -70,6 +70,8 @@ class ServerSettings(_Section):
     #: Needed to listen beyond this machine, since callers are not authenticated.
     allow_insecure: bool = False
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path("lensd"))
+    #: Where artifacts are instead of in ``state_dir``: an fsspec URL such as ``s3://bucket/lensd``.
+    artifact_store: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9+.-]*://\S+$")
     cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path("lensd"))
     #: How long running analyses may take to finish once the daemon is told to stop.
     grace_s: float = Field(default=20.0, ge=0)

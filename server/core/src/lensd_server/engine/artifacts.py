@@ -1,40 +1,23 @@
-"""Artifacts on disk: what analyzers stored, written whole and read with suspicion.
+"""Artifacts: what analyzers stored, described, bound to what made it and read with suspicion.
 
-One folder a name, one a version: ``NAME/VERSION/info.json`` beside ``blobs/``. A version is written
-under a hidden name and renamed, so it is there whole or not at all; its number is never used again.
+Where they lie is a :class:`Shelf`'s business: a folder of this machine, or a store that several share.
 """
 
 import json
-import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from lensd_api import ArtifactInfo, FailedPrecondition, InvalidRequest, TooLarge, UnknownArtifact
 from lensd_api.artifacts import NAME_PATTERN, Artifact
-from lensd_server.engine.blobs import (
-    Damaged,
-    check_blobs,
-    digest_of,
-    digests_of,
-    is_name,
-    read_blobs,
-    sync_folder,
-    write_blobs,
-    write_through,
-)
+from lensd_server.engine.blobs import Damaged, check_blobs, check_digest, digest_of, digests_of, is_name
 
 #: Metadata travels in one message with everything else that describes an artifact.
 MAX_METADATA_BYTES = 256 * 1024
-#: What lies half-written for longer than this belongs to a process that died.
-_ABANDONED_S = 3600.0
 _DEFAULT_MAX_BYTES = 1024**3
 
 _INFO = TypeAdapter(ArtifactInfo)
@@ -52,18 +35,51 @@ class Origin:
     revision: str = ""
 
 
-class DiskArtifacts:
-    """Artifacts under a folder, which need not exist. Safe to use from any thread."""
+class Shelf(Protocol):
+    """Numbered versions of named sets of blobs. Safe to use from any thread.
+
+    A version is there whole or not at all, and its number never comes to mean something else. Names
+    have been checked before they get here. Methods raise OSError when the place cannot be reached.
+    """
+
+    def names(self) -> Sequence[str]:
+        """Names of which there may be versions, in any order; others may be among them."""
+        ...
+
+    def versions(self, name: str) -> Sequence[int]:
+        """Versions that may be there, in any order."""
+        ...
+
+    def description(self, name: str, version: int) -> bytes:
+        """What :meth:`put` was given as the description. Raises FileNotFoundError."""
+        ...
+
+    def blob(self, name: str, version: int, blob: str) -> bytes:
+        """Contents of one blob. Raises FileNotFoundError."""
+        ...
+
+    def put(self, name: str, blobs: Mapping[str, bytes], describe: Callable[[int], bytes]) -> int:
+        """Writes the next version; answers its number, for which ``describe`` was called last."""
+        ...
+
+    def remove(self, name: str, version: int) -> None:
+        """Removes a version for good."""
+        ...
+
+
+class Artifacts:
+    """Artifacts on a shelf. Safe to use from any thread."""
 
     def __init__(
-        self, folder: Path, max_bytes: int = _DEFAULT_MAX_BYTES, clock: Callable[[], float] = time.time
+        self, shelf: Shelf, max_bytes: int = _DEFAULT_MAX_BYTES, clock: Callable[[], float] = time.time
     ) -> None:
-        self._folder, self._max_bytes, self._clock = folder, max_bytes, clock
+        self._shelf, self._max_bytes, self._clock = shelf, max_bytes, clock
 
     def list(self) -> Sequence[ArtifactInfo]:
         """See :meth:`lensd_api.ArtifactStore.list`."""
-        names = sorted(p.name for p in self._folder.glob("*") if p.is_dir() and is_name(p.name))
-        return [info for name in names for info in self._versions(name)]
+        return [
+            info for name in sorted(filter(is_name, self._shelf.names())) for info in self._versions(name)
+        ]
 
     def info(self, name: str) -> ArtifactInfo:
         """See :meth:`lensd_api.ArtifactStore.info`."""
@@ -78,17 +94,17 @@ class DiskArtifacts:
     def open(self, name: str, opener: Origin) -> Artifact:
         """See :meth:`lensd_api.ArtifactStore.open`."""
         info = self.info(name)
-        folder = self._folder / info.name / str(info.version)
-        stored = _read_info(folder)
+        stored = self._stored(info.name, info.version)
         check_fits(info, str(stored.get("distribution", "")), opener)
         try:
-            blobs = read_blobs(folder / "blobs", cast("dict[str, str]", stored.get("blobs", {})))
+            digests = cast("dict[str, str]", stored.get("blobs", {}))
+            blobs = {blob: self._read(info, blob, digest) for blob, digest in digests.items()}
             if _contents_digest(blobs, info.metadata) != info.sha256:
                 raise Damaged("its description was changed")
-        except (Damaged, OSError) as error:
+        except Damaged as error:
             _log.error("artifact is damaged", artifact=info.reference, problem=str(error))
             raise FailedPrecondition(
-                f"artifact {info.reference} is damaged on the server's disk; delete it and make it again",
+                f"artifact {info.reference} is damaged where the server keeps it; delete it and make it again",
                 reason="ARTIFACT_CORRUPT",
             ) from error
         return Artifact(info, blobs)
@@ -101,67 +117,54 @@ class DiskArtifacts:
             raise InvalidRequest(f"artifact name {name[:140]!r} does not match {NAME_PATTERN}")
         described = _plain(metadata or {}, name)
         size = check_blobs(blobs, self._max_bytes, f"artifact {name}")
-        home = self._folder / name
-        home.mkdir(parents=True, exist_ok=True)
-        self._sweep(home)
-        writing = Path(tempfile.mkdtemp(prefix=".writing-", dir=home))
-        try:
-            write_blobs(writing / "blobs", blobs)
-            while True:
-                info = ArtifactInfo(
-                    name=name,
-                    version=_next_version(home),
-                    analyzer=origin.analyzer,
-                    analyzer_version=origin.version,
-                    model=origin.model,
-                    model_revision=origin.revision,
-                    sha256=_contents_digest(blobs, described),
-                    size_bytes=size,
-                    created=self._clock(),
-                    metadata=described,
-                )
-                extra = {"distribution": origin.distribution, "blobs": digests_of(blobs)}
-                write_through(writing / "info.json", json.dumps({**asdict(info), **extra}).encode())
-                try:
-                    writing.rename(home / str(info.version))
-                except OSError:
-                    # Somebody else stored that version meanwhile: a folder never replaces a full one.
-                    if not (home / str(info.version)).exists():
-                        raise
-                    continue
-                sync_folder(home)
-                return info
-        finally:
-            shutil.rmtree(writing, ignore_errors=True)
+        extra = {"distribution": origin.distribution, "blobs": digests_of(blobs)}
+        digest, created = _contents_digest(blobs, described), self._clock()
+
+        def info(version: int) -> ArtifactInfo:
+            return ArtifactInfo(
+                name=name,
+                version=version,
+                analyzer=origin.analyzer,
+                analyzer_version=origin.version,
+                model=origin.model,
+                model_revision=origin.revision,
+                sha256=digest,
+                size_bytes=size,
+                created=created,
+                metadata=described,
+            )
+
+        def describe(version: int) -> bytes:
+            return json.dumps({**asdict(info(version)), **extra}).encode()
+
+        return info(self._shelf.put(name, blobs, describe))
 
     def delete(self, name: str) -> None:
         """Removes ``name@version`` for good. Raises UnknownArtifact."""
         info = self.info(name)
-        folder = self._folder / info.name / str(info.version)
-        # Renamed first: half a deleted artifact must not look like an artifact. The empty folder
-        # stays, so that a number once given never comes to mean something else.
-        doomed = folder.with_name(f".{info.version}.deleted")
-        folder.rename(doomed)
-        for inside in doomed.iterdir():
-            shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
+        self._shelf.remove(info.name, info.version)
 
     def _versions(self, name: str) -> Iterator[ArtifactInfo]:
-        numbers = [int(p.name) for p in (self._folder / name).glob("*") if p.name.isdecimal()]
-        for number in sorted(numbers, reverse=True):
+        for number in sorted(self._shelf.versions(name), reverse=True):
             try:
-                info = _INFO.validate_python(_read_info(self._folder / name / str(number)))
+                info = _INFO.validate_python(self._stored(name, number))
             except (OSError, ValueError, ValidationError):
                 continue  # half-deleted, or not ours
             if (info.name, info.version) == (name, number):
                 yield info
 
-    def _sweep(self, home: Path) -> None:
-        for left in home.glob(".writing-*"):
-            try:
-                if self._clock() - left.stat().st_mtime > _ABANDONED_S:
-                    shutil.rmtree(left, ignore_errors=True)
-            except OSError:
-                continue  # its writer has just finished
+    def _stored(self, name: str, version: int) -> dict[str, Any]:
+        return cast("dict[str, Any]", json.loads(self._shelf.description(name, version)))
+
+    def _read(self, info: ArtifactInfo, blob: str, digest: str) -> bytes:
+        if not is_name(blob):
+            raise Damaged("a blob with an impossible name")
+        try:
+            content = self._shelf.blob(info.name, info.version, blob)
+        except FileNotFoundError as error:
+            raise Damaged(f"blob {blob} is missing") from error
+        check_digest(blob, content, digest)
+        return content
 
 
 def check_fits(info: ArtifactInfo, distribution: str, opener: Origin) -> None:
@@ -196,12 +199,3 @@ def _plain(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
     if len(text) > MAX_METADATA_BYTES:
         raise TooLarge(f"metadata of artifact {name}: {len(text)} bytes, at most {MAX_METADATA_BYTES}")
     return cast("dict[str, Any]", json.loads(text))
-
-
-def _next_version(home: Path) -> int:
-    numbers = [int(m[1]) for p in home.iterdir() if (m := re.fullmatch(r"\.?(\d+)(\.deleted)?", p.name))]
-    return max(numbers, default=0) + 1
-
-
-def _read_info(folder: Path) -> dict[str, Any]:
-    return cast("dict[str, Any]", json.loads((folder / "info.json").read_bytes()))

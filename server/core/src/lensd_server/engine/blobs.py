@@ -76,16 +76,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_blobs(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
-    """The blobs that ``digests`` names. Raises Damaged, OSError."""
-    blobs: dict[str, bytes] = {}
-    for name, expected in digests.items():
-        if not is_name(name):
-            raise Damaged("a blob with an impossible name")
-        try:
-            blobs[name] = (folder / name).read_bytes()
-        except FileNotFoundError as error:
-            raise Damaged(f"blob {name} is missing") from error
-        if hashlib.sha256(blobs[name]).hexdigest() != expected:
-            raise Damaged(f"blob {name} has another SHA-256 than when it was stored")
-    return blobs
+def check_digest(name: str, content: bytes, expected: str) -> None:
+    """Raises Damaged unless the SHA-256 of ``content`` is ``expected``."""
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise Damaged(f"blob {name} has another SHA-256 than when it was stored")

@@ -10,7 +10,9 @@ import structlog
 
 from lensd_api import ArtifactInfo, Exhausted
 from lensd_api.artifacts import Artifact
-from lensd_server.engine.artifacts import DiskArtifacts, Origin
+from lensd_server.engine.artifact_folder import FolderShelf
+from lensd_server.engine.artifact_remote import RemoteShelf
+from lensd_server.engine.artifacts import Artifacts, Origin
 from lensd_server.engine.checkpoints import DiskCheckpoints
 from lensd_server.engine.disk import is_full
 from lensd_server.settings import LimitSettings
@@ -20,43 +22,47 @@ _log = structlog.get_logger("lensd.storage")
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The state on disk that all analyses share."""
+    """What outlives analyses, shared by all of them."""
 
-    artifacts: DiskArtifacts
+    artifacts: Artifacts
     checkpoints: DiskCheckpoints
 
     @classmethod
-    def under(cls, folder: Path, limits: LimitSettings) -> Self:
-        """Both kinds below ``folder``, which need not exist."""
+    def under(cls, folder: Path, limits: LimitSettings, artifact_store: str | None = None) -> Self:
+        """Both kinds below ``folder``, which need not exist; artifacts at the URL ``artifact_store`` if given.
+
+        Raises WrongStore.
+        """
         size = limits.max_artifact_bytes
-        return cls(DiskArtifacts(folder / "artifacts", size), DiskCheckpoints(folder / "checkpoints", size))
+        shelf = RemoteShelf(artifact_store) if artifact_store else FolderShelf(folder / "artifacts")
+        return cls(Artifacts(shelf, size), DiskCheckpoints(folder / "checkpoints", size))
 
 
 @dataclass(frozen=True, slots=True)
 class BlockingArtifacts:
-    """A :class:`lensd_api.BlockingArtifactStore`: the disk as one analysis sees it."""
+    """A :class:`lensd_api.BlockingArtifactStore`: the store as one analysis sees it."""
 
-    disk: DiskArtifacts
+    shared: Artifacts
     origin: Origin
 
     def list(self) -> Sequence[ArtifactInfo]:
         """See :meth:`lensd_api.ArtifactStore.list`."""
-        return self.disk.list()
+        return self.shared.list()
 
     def info(self, name: str) -> ArtifactInfo:
         """See :meth:`lensd_api.ArtifactStore.info`."""
-        return self.disk.info(name)
+        return self.shared.info(name)
 
     def open(self, name: str) -> Artifact:
         """See :meth:`lensd_api.ArtifactStore.open`."""
-        return self.disk.open(name, self.origin)
+        return self.shared.open(name, self.origin)
 
     def store(
         self, name: str, blobs: Mapping[str, bytes], metadata: Mapping[str, Any] | None = None
     ) -> ArtifactInfo:
         """See :meth:`lensd_api.ArtifactStore.store`."""
         try:
-            return self.disk.store(name, blobs, metadata, self.origin)
+            return self.shared.store(name, blobs, metadata, self.origin)
         except OSError as error:
             if not is_full(error):
                 raise

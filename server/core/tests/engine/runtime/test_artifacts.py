@@ -1,4 +1,4 @@
-"""The store on disk, which so far is only read."""
+"""Reading a folder of artifacts that may hold anything."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lensd_api import UnknownArtifact
-from lensd_server.engine.artifacts import DiskArtifacts
+from lensd_server.engine.artifact_folder import FolderShelf
+from lensd_server.engine.artifacts import Artifacts
 
 
 def put(root: Path, name: str, version: int, /, **changes: object) -> None:
@@ -28,14 +29,14 @@ def put(root: Path, name: str, version: int, /, **changes: object) -> None:
 
 
 def test_a_folder_that_does_not_exist_holds_nothing(tmp_path: Path) -> None:
-    assert DiskArtifacts(tmp_path / "no").list() == []
+    assert Artifacts(FolderShelf(tmp_path / "no")).list() == []
 
 
 def test_the_bare_name_means_the_newest(tmp_path: Path) -> None:
     for version in (1, 10, 9):
         put(tmp_path, "probe", version)
     put(tmp_path, "alpha", 1)
-    store = DiskArtifacts(tmp_path)
+    store = Artifacts(FolderShelf(tmp_path))
     assert [(info.name, info.version) for info in store.list()] == [
         ("alpha", 1),
         ("probe", 10),
@@ -52,7 +53,7 @@ def test_what_is_not_there_is_unknown_and_no_name_is_a_path(tmp_path: Path, name
     put(root, "probe", 1)
     put(tmp_path, "probe", 7)
     with pytest.raises(UnknownArtifact):
-        DiskArtifacts(root).info(name)
+        Artifacts(FolderShelf(root)).info(name)
 
 
 def test_what_is_damaged_or_misnamed_is_left_out(tmp_path: Path) -> None:
@@ -60,4 +61,4 @@ def test_what_is_damaged_or_misnamed_is_left_out(tmp_path: Path) -> None:
     put(tmp_path, "liar", 1, name="good")
     put(tmp_path, "wrong", 1, size_bytes="many")
     (tmp_path / "empty" / "1").mkdir(parents=True)
-    assert [info.name for info in DiskArtifacts(tmp_path).list()] == ["good"]
+    assert [info.name for info in Artifacts(FolderShelf(tmp_path)).list()] == ["good"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lensd_api import Exhausted, LoadFailed
-from lensd_server.engine.artifacts import DiskArtifacts, Origin
+from lensd_server.engine.artifact_folder import FolderShelf
+from lensd_server.engine.artifacts import Artifacts, Origin
 from lensd_server.engine.checkpoints import DiskCheckpoints
 from lensd_server.engine.disk import is_full
 from lensd_server.engine.models.conversion import ConversionCache
@@ -30,7 +31,7 @@ def little_room() -> Iterator[None]:
 
 @pytest.mark.usefixtures("little_room")
 def test_an_artifact_without_room_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    store = BlockingArtifacts(DiskArtifacts(tmp_path), Origin("lensd-probe", "fit", "1"))
+    store = BlockingArtifacts(Artifacts(FolderShelf(tmp_path)), Origin("lensd-probe", "fit", "1"))
     store.store("probe", {"x": b"small"})
     with pytest.raises(Exhausted, match="no room for artifact probe; nothing was stored") as refused:
         store.store("probe", {"x": bytes(2 * ROOM)})
