@@ -20,9 +20,9 @@ from lensd_server.engine.batching.turn import FreeTurn, Turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-#: Padded tokens a batch may hold. Two CPU cores are saturated near 500: larger batches only make
-#: everybody wait for the slowest row. A GPU is bound by latency until several thousand.
-BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+#: The least and the most padded tokens a batch may hold, whatever is measured at warm-up: with more,
+#: everybody only waits for the slowest row, and what a batch occupies is bounded.
+BATCH_TOKENS = {"cpu": (128, 2048), "cuda": (1024, 16384)}
 
 
 class Device:
@@ -43,13 +43,18 @@ class Device:
         return str(self.torch)
 
     @property
+    def model(self) -> str:
+        """What machine it is, as far as speed is concerned: ``"cpu"``, ``"NVIDIA H100 80GB HBM3"``."""
+        return "cpu" if self.is_cpu else torch.cuda.get_device_name(self.torch)
+
+    @property
     def is_cpu(self) -> bool:
         """Whether it shares its cores with everything else."""
         return self.torch.type == "cpu"
 
     @property
-    def batch_tokens(self) -> int:
-        """Default budget of padded tokens."""
+    def batch_tokens(self) -> tuple[int, int]:
+        """The least and the most padded tokens of a batch."""
         return BATCH_TOKENS[self.torch.type]
 
     @contextmanager

@@ -18,6 +18,7 @@ from lensd_api import Analyzer, Capture, LensdError, Row, Site
 from lensd_server.engine.anatomy.capture import run_batch
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.batching.call import ForwardCall
+from lensd_server.engine.batching.price import Price
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.events import AnalysisEvent, AnalysisRequest, Found, RegisteredAnalyzer
@@ -131,7 +132,7 @@ def make_bench() -> Iterator[Callable[..., Bench]]:
 
     def make(*, model: str = "llama", observers: Observers | None = None, **limits: Any) -> Bench:
         loaded, forwards = load_tiny(model), Forwards()
-        bounds = BatchLimits(**{"max_tokens": 512, "worth": 1000.0, **limits})
+        bounds = BatchLimits(**{"max_tokens": 512, "price": Price.linear(1000.0, 1.0), **limits})
         batcher = Batcher(model, loaded.model, loaded.device, bounds, observers=observers, run=forwards)
         made.append(Bench(loaded, forwards, batcher))
         return made[-1]

@@ -5,12 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensd_server.engine.batching.batch import PreparedRow
-from lensd_server.engine.batching.call import ForwardCall
 from lensd_server.engine.batching.fairness import Claim, levels, take_turns
-from lensd_server.engine.batching.queue import PATIENCE_S, BatchLimits, RowQueue
 from lensd_server.engine.batching.ticket import Ticket
-from lensd_server.engine.events import Priority
 
 CLAIMS = st.lists(
     st.builds(
@@ -65,54 +61,6 @@ def test_the_older_row_wins_when_nothing_else_decides() -> None:
 
 def test_first_rows_of_all_analyses_may_fill_a_batch_before_second_ones() -> None:
     assert levels([claim("a"), claim("b"), claim("a"), claim("c", urgent=False)]) == [0, 0, 1, 2]
-
-
-def call(ticket: Ticket, rows: int, *, at: float = 0.0, first: int = 0) -> ForwardCall:
-    prepared = [PreparedRow((first + i, 1, 2, 3), (3,)) for i in range(rows)]
-    made = ForwardCall(ticket, prepared, frozenset(), (), None, None, settled=lambda call: None)
-    made.submitted = at
-    return made
-
-
-def test_small_requests_ride_along_while_a_large_one_is_served() -> None:
-    queue = RowQueue(BatchLimits(max_tokens=16, worth=100.0))
-    large = Ticket("large")
-    queue.add(call(large, 100))
-    for number in range(10):
-        small = Ticket(f"small-{number}")
-        queue.add(call(small, 1, at=1.0 + number, first=1000 + number))
-        batch, _ = queue.take(1.0 + number)
-        owners = [row.call.ticket.request_id for row in batch]
-        assert owners.count(small.request_id) == 1
-        assert owners.count("large") == 3
-
-
-def test_many_analyses_are_all_served_before_any_is_served_twice() -> None:
-    queue = RowQueue(BatchLimits(max_tokens=16, worth=100.0))
-    for number in range(12):
-        queue.add(call(Ticket(str(number)), 3, first=100 * number))
-    served = [row.call.ticket.request_id for _ in range(3) for row in queue.take(0.0)[0]]
-    assert sorted(served, key=int) == [str(number) for number in range(12)]
-
-
-def test_an_analysis_is_served_though_new_ones_keep_coming() -> None:
-    queue = RowQueue(BatchLimits(max_tokens=16, worth=100.0))
-    patient = Ticket("patient")
-    queue.add(call(patient, 20))
-    batches = 0
-    while queue.pending(patient) and batches < 200:
-        for number in range(4):
-            queue.add(call(Ticket(), 1, at=1.0 + batches, first=1000 + 4 * batches + number))
-        queue.take(1.0 + batches)
-        batches += 1
-    assert batches < 200
-
-
-def test_a_row_of_low_priority_counts_as_urgent_after_a_while() -> None:
-    queue = RowQueue(BatchLimits(max_tokens=4, worth=100.0))
-    queue.add(call(Ticket("low", priority=Priority.BATCH), 1))
-    queue.add(call(Ticket("high"), 1, at=PATIENCE_S, first=7))
-    assert [row.call.ticket.request_id for row in queue.take(PATIENCE_S + 0.1)[0]] == ["low"]
 
 
 def test_calls_from_one_host_are_one_caller() -> None:

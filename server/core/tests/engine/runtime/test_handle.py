@@ -11,6 +11,7 @@ import torch
 from lensd_api import Cancelled, Capture, InvalidRequest, ModelView, RequirementNotMet, Row, Site, Stack
 from lensd_server.engine import logprobs as logprobs_module
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
+from lensd_server.engine.batching.price import Price
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
 
@@ -24,7 +25,9 @@ def loaded(request: Any, tiny: Any) -> Any:
 
 @pytest.fixture
 def batcher(loaded: Any) -> Iterator[Batcher]:
-    made = Batcher("m", loaded.model, loaded.device, BatchLimits(max_tokens=512, worth=100.0))
+    made = Batcher(
+        "m", loaded.model, loaded.device, BatchLimits(max_tokens=512, price=Price.linear(100.0, 1.0))
+    )
     yield made
     made.close()
 
@@ -93,7 +96,9 @@ def test_token_statistics_are_those_of_the_full_logits(tiny: Any, monkeypatch: A
     monkeypatch.setattr(logprobs_module, "CHUNK", 3)
     loaded = tiny(name)
     rows = [Row((5, 6, 7, 8, 9, 10, 11)), Row((3,)), Row((9, 8)), Row((9, 8, 30, 31))]
-    batcher = Batcher("m", loaded.model, loaded.device, BatchLimits(max_tokens=512, worth=100.0))
+    batcher = Batcher(
+        "m", loaded.model, loaded.device, BatchLimits(max_tokens=512, price=Price.linear(100.0, 1.0))
+    )
     try:
         handle = BlockingHandle(loaded.card, batcher, Ticket())
         together = handle.token_statistics(rows)

@@ -48,7 +48,7 @@ def test_a_folder_becomes_a_model_that_cannot_be_trained(folder: Path, tmp_path:
     assert loaded.card.encode("The capital")
     assert [stage for stage, _ in stages] == ["fetch", "read", "verify", "warm up"]
     assert [share for _, share in stages] == sorted(share for _, share in stages)
-    assert loaded.worth > 0
+    assert loaded.price.seconds(64) > 0
 
 
 def test_the_same_folder_has_the_same_revision_and_is_hashed_once(
@@ -113,7 +113,7 @@ def test_the_embedded_model_is_converted_once_and_knows_paris(tmp_path: Path) ->
     loaded = Loader(tmp_path).load("smollm2", settings, lambda stage, _: None)
     assert (converted / "model.safetensors").stat().st_mtime_ns == written
 
-    batcher = Batcher("smollm2", loaded.model, loaded.device, BatchLimits(512, loaded.worth))
+    batcher = Batcher("smollm2", loaded.model, loaded.device, BatchLimits(512, loaded.price))
     try:
         handle = BlockingHandle(loaded.card, batcher, Ticket())
         row = Row(handle.encode("The capital of France is"))

@@ -1,7 +1,9 @@
 """One queue and one device thread per resident model.
 
 While a forward runs, rows from all live analyses gather; the next batch takes what is there. An
-idle model runs a single row at once: nothing ever waits on purpose. Invariant: every submitted call settles exactly once, whatever happens to its neighbours.
+idle model runs a single row at once: nothing ever waits on purpose.
+
+Invariant: every submitted call settles exactly once, whatever happens to its neighbours.
 """
 
 import threading
@@ -13,6 +15,7 @@ from lensd_server.engine.anatomy.capture import run_batch
 from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.call import ForwardCall, QueuedRow
 from lensd_server.engine.batching.execution import BatchExecution, RunBatch
+from lensd_server.engine.batching.pace import Pace
 from lensd_server.engine.batching.queue import BatchLimits, RowQueue
 from lensd_server.engine.batching.sharing import share
 from lensd_server.engine.batching.ticket import Ticket
@@ -45,7 +48,7 @@ class Batcher:
         self._queue = RowQueue(limits)
         self._running: list[QueuedRow] = []
         self._closed = False
-        self._row_s = 0.0  # seconds a row takes, smoothed
+        self._pace = Pace(limits.price)
         self._thread = threading.Thread(target=self._serve, name=f"lensd-device-{name}", daemon=True)
         self._thread.start()
 
@@ -63,7 +66,7 @@ class Batcher:
             if self._closed:
                 raise Draining(f"model {self._name} is being unloaded", retry_after_s=1.0)
             if len(self._queue) + len(call.rows) > self._limits.max_rows:
-                raise self._full()
+                raise self._full(len(call.rows))
             self._queue.add(call)
             self._changed.notify_all()
         self._report_queue()
@@ -130,6 +133,8 @@ class Batcher:
                 self._report_cancelled({row.call.ticket for row in rows})
 
     def _wait_for_rows(self) -> bool:
+        """False once closed. The one place where a batch could wait for more rows than there are: a policy
+        that does so on purpose belongs here (see "Why" in the README of this distribution)."""
         with self._changed:
             while not len(self._queue) and not self._closed:
                 self._changed.wait()
@@ -138,12 +143,12 @@ class Batcher:
     def _take(self) -> list[QueuedRow]:
         """Takes the next batch out of the queue, and with it whatever nobody waits for any more."""
         with self._changed:
-            batch, late = self._queue.take(self._clock())
-            self._running = batch
-        for call in late:
+            batch = self._queue.take(self._clock())
+            self._running = batch.rows
+        for call in batch.late:
             call.fail(DeadlineExceeded("the time allowed for this analysis passed while it was waiting"))
         self._report_queue()
-        return batch
+        return batch.rows
 
     def _run_guarded(self, rows: list[QueuedRow]) -> None:
         try:
@@ -159,16 +164,18 @@ class Batcher:
         started = self._clock()
         self._execution.run(rows)
         seconds = self._clock() - started
-        per_row = seconds / len(rows)
-        self._row_s = per_row if self._row_s == 0.0 else 0.8 * self._row_s + 0.2 * per_row
+        with self._changed:
+            self._pace.ran(padded_tokens, seconds)
         self._observers.batch_ran(BatchRecord(self._name, len(lengths), sum(lengths), padded_tokens, seconds))
 
-    def _full(self) -> QueueFull:
-        seconds = min(60.0, max(0.1, len(self._queue) * self._row_s))
+    def _full(self, rows: int) -> QueueFull:
+        """For ``rows`` that found no room: how long it takes, at the measured pace, until there is some."""
+        waiting, limit = len(self._queue), self._limits.max_rows
+        surplus = self._queue.tokens * (waiting + rows - limit) // waiting
+        seconds = min(60.0, max(0.1, self._pace.seconds(surplus, self._limits.max_tokens)))
         return QueueFull(
-            f"{len(self._queue)} rows wait for model {self._name} (limit {self._limits.max_rows}); "
-            f"try again in {seconds:.1f} s",
-            metadata={"model": self._name, "limit": str(self._limits.max_rows)},
+            f"{waiting} rows wait for model {self._name} (limit {limit}); try again in {seconds:.1f} s",
+            metadata={"model": self._name, "limit": str(limit)},
             retry_after_s=seconds,
         )
 

@@ -84,3 +84,9 @@ class QueuedRow:
     def length(self) -> int:
         """Its tokens."""
         return len(self.row.tokens)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for it. Not, from the moment of a cancel, though the call is told a
+        little later."""
+        return not self.call.done and not self.call.ticket.cancelled

@@ -41,7 +41,7 @@ class BatchExecution:
 
     def run(self, rows: Sequence[QueuedRow]) -> None:
         """Runs ``rows`` together. Raises only for a bug of ours."""
-        rows = [row for row in rows if not row.call.done]
+        rows = [row for row in rows if row.wanted]
         if not rows:
             return
         started = self._clock()

@@ -31,10 +31,10 @@ def take_turns(claims: Sequence[Claim]) -> list[int]:
     Within a round those go first that were served longest ago, then the oldest.
     """
     by_age = sorted(range(len(claims)), key=lambda i: (claims[i].owner_seen, claims[i].since, i))
-    rounds = _rounds([(claims[i].urgent, claims[i].owner) for i in by_age])
-    by_owner = [i for _, i in sorted(zip(rounds, by_age, strict=True), key=lambda pair: pair[0])]
-    rounds = _rounds([(claims[i].urgent, claims[i].peer) for i in by_owner])
-    turn = dict(zip(by_owner, rounds, strict=True))
+    turns = rounds([(claims[i].urgent, claims[i].owner) for i in by_age])
+    by_owner = [i for _, i in sorted(zip(turns, by_age, strict=True), key=lambda pair: pair[0])]
+    turns = rounds([(claims[i].urgent, claims[i].peer) for i in by_owner])
+    turn = dict(zip(by_owner, turns, strict=True))
     return sorted(by_owner, key=lambda i: (not claims[i].urgent, turn[i], claims[i].peer_seen))
 
 
@@ -44,11 +44,11 @@ def levels(claims: Sequence[Claim]) -> list[int]:
     0: the first urgent row of each analysis, 1: its other urgent ones, 2 and 3: likewise those that
     can wait.
     """
-    rounds = _rounds([(claim.urgent, claim.owner) for claim in claims])
-    return [(0 if claim.urgent else 2) + (number > 0) for claim, number in zip(claims, rounds, strict=True)]
+    turns = rounds([(claim.urgent, claim.owner) for claim in claims])
+    return [(0 if claim.urgent else 2) + (number > 0) for claim, number in zip(claims, turns, strict=True)]
 
 
-def _rounds(keys: Sequence[Hashable]) -> list[int]:
+def rounds(keys: Sequence[Hashable]) -> list[int]:
     """How many equal keys come before each."""
     seen: dict[Hashable, int] = {}
     found: list[int] = []

@@ -1,13 +1,19 @@
-"""What a forward costs beside its tokens, measured on this machine: how much padding saving one is worth.
+"""What a forward costs on this machine, measured: seconds by padded tokens.
 
-A forward takes nearly ``fixed + slope * tokens`` seconds, so one saved forward pays for ``fixed / slope``
-tokens of padding: about 40 on two CPU cores, hundreds on a GPU.
+On two CPU cores that is nearly a straight line, ``fixed + slope * tokens``; on a GPU it is flat until the
+device is busy and a line from there. So it is kept as measured points with straight lines between them.
 """
 
 import json
+import math
+import re
 import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -18,57 +24,113 @@ from lensd_server.engine.batching.batch import PreparedRow, pad
 from lensd_server.engine.device import Device
 from lensd_server.engine.models.digests import remember
 
-#: Lengths of the rows that are timed, and how often. The quickest of each counts: a busy machine
-#: only ever makes a forward slower.
-SHORT, LONG, REPEATS = 8, 72, 3
+#: The lengths of a short and of an ordinary row; larger forwards are timed with several of the latter.
+SHORT, ORDINARY = 8, 64
+#: How often each size is timed. The quickest counts: a busy machine only ever makes a forward slower.
+REPEATS = 3
+#: No forward is timed that should take longer than this, so that measuring stays a small part of a start.
+LONGEST_S = 0.4
+#: A device is saturated where twice the tokens bring at most this much more throughput.
+GAIN = 0.04
 
-#: Whatever the clock said: less would never batch, more would pad for ever.
-LEAST = 8.0
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Seconds of a forward at some sizes: at least two, sizes rising, seconds never falling."""
+
+    points: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def linear(cls, fixed_s: float, token_s: float) -> Self:
+        """``fixed_s + token_s * tokens``."""
+        return cls(((1, fixed_s + token_s), (1024, fixed_s + 1024 * token_s)))
+
+    def seconds(self, tokens: float) -> float:
+        """What a forward of ``tokens`` padded tokens takes; the outermost lines go on."""
+        points = self.points
+        n = min(max(1, bisect_right(points, (tokens, math.inf))), len(points) - 1)
+        (few, quick), (many, slow) = points[n - 1], points[n]
+        return max(0.0, quick + (slow - quick) * (tokens - few) / (many - few))
+
+    def tokens_within(self, seconds: float) -> int:
+        """The most tokens of a forward that takes at most ``seconds``; 0 when none does."""
+        below, above = 0, 1
+        while self.seconds(above) <= seconds:
+            below, above = above, 2 * above
+            if above > 1 << 30:  # the last line is flat
+                return below
+        while above - below > 1:
+            middle = (below + above) // 2
+            below, above = (middle, above) if self.seconds(middle) <= seconds else (below, middle)
+        return below
+
+    def saturation(self, least: int, most: int) -> int:
+        """Where more tokens in a batch bring hardly more throughput, between the two bounds."""
+        sizes = range(least, most, 8)
+        return next((n for n in sizes if 2 * self.seconds(n) <= (1 + GAIN) * self.seconds(2 * n)), most)
 
 
 class Prices:
     """Measurements, remembered under ``folder`` by model, device and threads, if there is one.
 
-    Measuring takes half a second of a start; a machine does not change between two of them.
+    Measuring takes a second or two of a start; a machine does not change between two of them.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
-    def worth(self, model: InspectedModel, device: Device, revision: str) -> float:
-        """Tokens of padding that one saved forward of ``model`` pays for. Leaves the model warm."""
+    def of(self, model: InspectedModel, device: Device, revision: str) -> Price:
+        """The price of a forward of ``model``. Leaves the model warm."""
         if not device.is_cpu:
             # Verification ran only short rows: let the kernels for long ones be chosen now.
-            time_forward(model, device, min(LONG, model.anatomy.context_length))
+            time_forward(model, device, [min(ORDINARY, model.anatomy.context_length)])
         if self._folder is None:
             return measure(model, device)
-        threads = torch.get_num_threads()
-        kind = f"{model.module.dtype}-{device.torch.type}-{threads}".removeprefix("torch.")
-        memo = self._folder / f"{revision}-{kind}.json"
-        known = _read(memo, device)
+        kind = f"{model.module.dtype}-{device.model}-{torch.get_num_threads()}".removeprefix("torch.")
+        memo = self._folder / f"{revision}-{re.sub(r'[^A-Za-z0-9.-]+', '_', kind)}.json"
+        known = _read(memo)
         if known is None:
             known = measure(model, device)
-            remember(memo, json.dumps({"worth": known}).encode())
+            remember(memo, json.dumps({"points": known.points}).encode())
         return known
 
 
-def measure(model: InspectedModel, device: Device) -> float:
-    """Times a few forwards; within bounds whatever they say."""
-    context = model.anatomy.context_length
-    short, long = min(SHORT, context), min(LONG, context)
-    pairs = [(time_forward(model, device, short), time_forward(model, device, long)) for _ in range(REPEATS)]
-    quick, slow = (min(times) for times in zip(*pairs, strict=True))
-    if long == short or slow <= quick:
-        return _most(device)
-    slope = (slow - quick) / (long - short)
-    return min(_most(device), max(LEAST, (quick - slope * short) / slope))
+def measure(model: InspectedModel, device: Device) -> Price:
+    """Times a few forwards, twice as large each time, until the device is saturated or they take long."""
+    most = device.batch_tokens[1]
+    points: list[tuple[int, float]] = []
+    for lengths in _sizes(model.anatomy.context_length):
+        tokens = sum(lengths)
+        if len(points) > 1 and (tokens > most or Price(tuple(points)).seconds(tokens) > LONGEST_S):
+            break
+        seconds = min(time_forward(model, device, lengths) for _ in range(REPEATS))
+        points.append((tokens, max(seconds, points[-1][1] if points else 0.0)))
+        (few, quick), (many, slow) = points[-2:] if len(points) > 1 else ((0, 0.0), points[0])
+        if few >= ORDINARY and many * quick <= (1 + GAIN) * few * slow:
+            break
+    return Price(tuple(points))
 
 
-def time_forward(model: InspectedModel, device: Device, length: int) -> float:
-    """Seconds that one row of ``length`` tokens takes."""
-    row = PreparedRow(tokens=(0,) * length, positions=(length - 1,))
-    inputs = pad([row])
-    group = GatherGroup(frozenset({Site.FINAL_RESIDUAL}), (), rows=(0,), positions=(row.positions,))
+def _sizes(context: int) -> Iterator[list[int]]:
+    """Rows of ever larger forwards: one short row, an ordinary one, two of those, four and so on."""
+    ordinary = max(2, min(ORDINARY, context))
+    yield [min(SHORT, ordinary // 2)]
+    rows = 1
+    while True:
+        yield [ordinary] * rows
+        rows *= 2
+
+
+def time_forward(model: InspectedModel, device: Device, lengths: Sequence[int]) -> float:
+    """Seconds that rows of ``lengths`` take together."""
+    rows = [PreparedRow(tokens=(0,) * length, positions=(length - 1,)) for length in lengths]
+    inputs = pad(rows)
+    group = GatherGroup(
+        frozenset({Site.FINAL_RESIDUAL}),
+        (),
+        rows=tuple(range(len(rows))),
+        positions=tuple(row.positions for row in rows),
+    )
     started = time.perf_counter()
     run_batch(
         model,
@@ -82,14 +144,12 @@ def time_forward(model: InspectedModel, device: Device, length: int) -> float:
     return time.perf_counter() - started
 
 
-def _most(device: Device) -> float:
-    return device.batch_tokens / 4
-
-
-def _read(memo: Path, device: Device) -> float | None:
+def _read(memo: Path) -> Price | None:
     try:
         content: Any = json.loads(memo.read_bytes())
-        worth = float(content["worth"])
+        points = tuple((int(tokens), float(seconds)) for tokens, seconds in content["points"])
     except (OSError, ValueError, TypeError, KeyError):  # absent or damaged: measure again
         return None
-    return worth if LEAST <= worth <= _most(device) else None
+    sound = len(points) > 1 and points[0][0] > 0 and points[0][1] > 0.0 and math.isfinite(points[-1][1])
+    rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(points))
+    return Price(points) if sound and rising else None

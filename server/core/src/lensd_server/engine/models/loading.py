@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from lensd_api import LoadFailed
 from lensd_server.engine.anatomy.inspect import InspectedModel, inspect_model
-from lensd_server.engine.batching.price import Prices
+from lensd_server.engine.batching.price import Price, Prices
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import Device, choose_device, choose_dtype, dtype_name, set_cpu_threads
 from lensd_server.engine.handle import Card
@@ -30,14 +30,14 @@ Report = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to serve. ``worth``: tokens of padding that one saved forward pays for."""
+    """A model ready to serve. ``price``: what its forwards take here."""
 
     card: Card
     model: InspectedModel
     device: Device
     resident_bytes: int
     parameters: int
-    worth: float
+    price: Price
 
 
 class Loader:
@@ -156,7 +156,7 @@ def prepare(
         device.synchronize()
         model = inspect_model(module)
         report("warm up", 0.9)
-        worth = (prices or Prices()).worth(model, device, revision)
+        price = (prices or Prices()).of(model, device, revision)
     card = Card(
         name=name,
         revision=revision,
@@ -170,7 +170,7 @@ def prepare(
         device=device,
         resident_bytes=occupied_bytes(module),
         parameters=sum(p.numel() for p in module.parameters()),
-        worth=worth,
+        price=price,
     )
 
 

@@ -264,8 +264,9 @@ class Residency:
         try:
             loaded = self._loader.load(slot.name, slot.settings, report)
             limits = BatchLimits(
-                max_tokens=slot.settings.max_batch_tokens or loaded.device.batch_tokens,
-                worth=loaded.worth,
+                max_tokens=slot.settings.max_batch_tokens
+                or loaded.price.saturation(*loaded.device.batch_tokens),
+                price=loaded.price,
                 max_rows=self._limits.max_queued_rows,
             )
             batcher = Batcher(slot.name, loaded.model, loaded.device, limits, observers=self._observers)
