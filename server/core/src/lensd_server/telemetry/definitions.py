@@ -24,7 +24,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-_RATIO = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
+#: 1 is no padding at all.
+_PADDING = (1, 1.01, 1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,10 @@ BATCH_TOKENS = HistogramDefinition(
     "lensd_batch_tokens", "Tokens in a batch, without padding.", _MODEL, _TOKENS
 )
 BATCH_PADDING = HistogramDefinition(
-    "lensd_batch_padding_ratio", "Share of a batch that is padding.", _MODEL, _RATIO
+    "lensd_batch_padding_ratio",
+    "Tokens of a batch with padding, over those without; 1 is none.",
+    _MODEL,
+    _PADDING,
 )
 BATCH_DURATION = HistogramDefinition("lensd_batch_duration_seconds", "A batch's turn on the device.", _MODEL)
 ROWS_SHARED = CounterDefinition(

@@ -142,8 +142,8 @@ class Metrics:
         self.batch_rows.labels(batch.model).observe(batch.rows)
         self.batch_tokens.labels(batch.model).observe(batch.tokens)
         self.batch_seconds.labels(batch.model).observe(batch.seconds)
-        if batch.padded_tokens:
-            self.batch_padding.labels(batch.model).observe(1 - batch.tokens / batch.padded_tokens)
+        if batch.tokens:
+            self.batch_padding.labels(batch.model).observe(batch.padded_tokens / batch.tokens)
 
     def queue_changed(self, model: str, rows: int, tokens: int) -> None:
         """What waits for ``model`` now."""
