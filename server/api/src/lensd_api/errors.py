@@ -21,7 +21,8 @@
     ├── Unauthenticated           UNAUTHENTICATED      nobody knows who calls
     ├── PermissionDenied          PERMISSION_DENIED    it is known, and not enough
     └── Internal                  INTERNAL             our fault or a plugin's
-        └── PluginFailure         … with an error id; the log has the rest
+        ├── PluginFailure         … with an error id; the log has the rest
+        └── InvalidResult         … what an analyzer yielded cannot be sent
 
 ``status`` is the name of the gRPC status code, ``reason`` a stable upper-snake identifier that
 callers may switch on. The message says what failed, with the values, and what to do about it;
@@ -251,3 +252,13 @@ class PluginFailure(Internal):
             metadata={"analyzer": analyzer, "error_id": error_id},
         )
         self.error_id = error_id
+
+
+class InvalidResult(Internal):
+    """An analyzer yielded what no caller could read; the message says which result and why.
+
+    The server raises it: two columns of different length, an edge to no node, a value that the
+    wire has no type for. ``metadata`` holds ``analyzer`` and ``result``.
+    """
+
+    reason = "INVALID_RESULT"

@@ -95,6 +95,11 @@ class LimitSettings(_Section):
     #: Longest an analysis may take; ``None`` for no limit.
     max_timeout_s: float | None = Field(default=None, gt=0)
 
+    @property
+    def max_part_bytes(self) -> int:
+        """Rows, nodes, edges or elements in one message; titles, names and the envelope come on top."""
+        return min(_MIB // 2, self.max_response_bytes // 2)
+
 
 class AuthSettings(_Section):
     """``[auth]``: callers are not authenticated in this version, and only that can be said."""

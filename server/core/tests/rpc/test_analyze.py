@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 import structlog
 
-from lensd_api.errors import DeviceOutOfMemory, InvalidParams, QueueFull
+from lensd_api.errors import DeviceOutOfMemory, InvalidParams, InvalidResult, QueueFull
 from lensd_api.results import Record, Table, Tensor
 from lensd_proto.v1 import analysis_pb2
 from lensd_server.engine.events import AnalysisEvent, AnalysisRequest, Found, Priority, Progress, Warned
@@ -150,20 +150,11 @@ async def test_a_cancellation_from_below_ends_the_call(served: Any, refusal: Ref
     assert said.code is grpc.StatusCode.CANCELLED
 
 
-async def test_a_result_the_wire_cannot_carry_is_the_plugins_fault(served: Any, refusal: Refusal) -> None:
-    served.executor.yields("a", Table("t", {"a": [1], "b": []}))
-    with structlog.testing.capture_logs() as logs:
-        said = await refusal(served.analysis.Analyze(Request(analyzer="a")))
-    assert (said.code, said.reason) == (grpc.StatusCode.INTERNAL, "PLUGIN_FAILURE")
-    assert "differ in length" not in said.message
-    assert [log["error_id"] for log in logs] == [said.metadata["error_id"]]
-
-
-async def test_a_text_that_is_not_unicode_is_the_plugins_fault(served: Any, refusal: Refusal) -> None:
-    served.executor.yields("a", Record("r", {"s": "\ud800"}))
-    with structlog.testing.capture_logs():
-        said = await refusal(served.analysis.Analyze(Request(analyzer="a")))
-    assert said.reason == "PLUGIN_FAILURE"
+async def test_a_result_nobody_could_read_is_named(served: Any, refusal: Refusal) -> None:
+    served.executor.raises("a", InvalidResult("result 't': column 'x' ...", metadata={"result": "'t'"}))
+    said = await refusal(served.analysis.Analyze(Request(analyzer="a")))
+    assert (said.code, said.reason) == (grpc.StatusCode.INTERNAL, "INVALID_RESULT")
+    assert said.metadata == {"result": "'t'"}
 
 
 async def test_a_draining_server_lets_the_running_finish_and_nothing_in(

@@ -15,9 +15,10 @@ from lensd_api.errors import InvalidParams
 from lensd_api.results import Edge, Graph, ItemError, Node, Record, Span, Table, Tensor, Text
 from lensd_proto.v1 import analysis_pb2, results_pb2
 from lensd_server.engine.events import Completed, Found, Progress, Usage, Warned
+from lensd_server.engine.soundness import ResultCheck
 from lensd_server.rpc.convert import EventWriter
 from lensd_server.rpc.tensors import decode
-from lensd_server.rpc.values import InvalidValue
+from lensd_server.settings import LimitSettings
 
 LIMIT = 1024 * 1024
 Response = analysis_pb2.AnalyzeResponse
@@ -25,8 +26,10 @@ Response = analysis_pb2.AnalyzeResponse
 
 def sent(*events: Any, limit: int = LIMIT) -> list[Response]:
     """What the events become on the wire, with what holds of every stream checked."""
-    writer = EventWriter("r1", limit)
-    messages = [m for event in (*events, Completed("rev", Usage())) for m in writer.messages(event)]
+    parts = LimitSettings(max_response_bytes=limit).max_part_bytes
+    writer, check = EventWriter("r1", parts), ResultCheck("a", message_bytes=limit, part_bytes=parts)
+    checked = [check.found(event.result) if isinstance(event, Found) else event for event in events]
+    messages = [m for event in (*checked, Completed("rev", Usage())) for m in writer.messages(event)]
     assert [m.sequence for m in messages] == list(range(len(messages)))
     assert all(m.request_id == "r1" and m.ByteSize() <= limit for m in messages)
     assert messages[-1].completed.events == len(messages)
@@ -153,7 +156,7 @@ def test_every_kind_of_array_survives_the_wire(data: Any) -> None:
 
 def test_a_large_tensor_arrives_in_chunks_with_its_digest() -> None:
     data = torch.arange(500_000, dtype=torch.float64)
-    writer = EventWriter("r", LIMIT)
+    writer = EventWriter("r", LIMIT // 2)
     tensor = Tensor("x", data, axes=("n",), item="i")
     messages = list(writer.messages(Found(tensor)))
     head, chunks = messages[0].result, [m.tensor_chunk for m in messages[1:]]
@@ -198,7 +201,7 @@ def test_record_text_and_item_error() -> None:
 
 
 def test_completed_counts_and_measures() -> None:
-    writer = EventWriter("r", LIMIT)
+    writer = EventWriter("r", LIMIT // 2)
     for event in (Progress("forward", 1, 2, "rows"), Warned("ODD", "look"), Found(Record("r", {}))):
         list(writer.messages(event))
     usage = Usage(queue_s=1, forward_s=2, compute_s=3, total_s=6, rows=7, tokens=8, largest_batch=9)
@@ -206,39 +209,3 @@ def test_completed_counts_and_measures() -> None:
     done = last.completed
     assert (done.events, done.results, done.warnings, done.model_revision) == (4, 1, 1, "rev")
     assert (done.usage.forward_seconds, done.usage.rows, done.usage.largest_batch) == (2, 7, 9)
-
-
-@pytest.mark.parametrize(
-    ("result", "complaint"),
-    [
-        (Table("t", {"a": [1], "b": [1, 2]}), "differ in length"),
-        (Table("t", {"a": [1, "x"]}), "int, str"),
-        (Table("t", {"a": [True, 1]}), "truth values"),
-        (Table("t", {"a": [object()]}), "object"),
-        (Table("t", {"a": "text"}), "not a sequence"),
-        (Table("t", {"a": np.float64(1)}), "single number"),
-        (Table("t", {"a": [1]}, units={"b": "s"}), "not columns"),
-        (Table("t", {"a": ["x" * 2_000_000]}), "row 0 alone"),
-        (Tensor("x", np.zeros(2, dtype=complex)), "complex128"),
-        (Tensor("x", np.zeros((1,) * 9)), "9 dimensions"),
-        (Tensor("x", np.zeros(2), axes=("a", "b")), "2 axes for 1"),
-        (Tensor("x", np.zeros(2), axes=("a",), labels={"a": ["one"]}), "1 labels"),
-        (Tensor("x", np.zeros(2), labels={"a": ["one"]}), "not axes"),
-        (Record("r", {"a": "x" * 2_000_000}), "put large values into a table"),
-        (Text("t", "x" * 2_000_000, []), "put large values into a table"),
-        (Graph("g", [Node("n", {"a": "x" * 2_000_000})], []), "one node or edge alone"),
-    ],
-)
-def test_what_the_wire_cannot_carry_is_the_analyzers_fault(result: Any, complaint: str) -> None:
-    with pytest.raises(InvalidValue, match=complaint):
-        sent(Found(result))
-
-
-def test_a_result_that_was_complete_takes_no_more() -> None:
-    with pytest.raises(InvalidValue, match="complete already"):
-        sent(Found(Record("r", {})), Found(Record("r", {})))
-
-
-def test_a_result_left_open_is_not_reported_as_complete() -> None:
-    with pytest.raises(InvalidValue, match="without a last part"):
-        sent(Found(Table("t", {"a": [1]}, last=False)))

@@ -1,6 +1,7 @@
 """Carries the events of one analysis from its thread to the loop of whoever reads them.
 
-Bounded: a producer waits for a slow reader, so that what a client does not read does not pile up.
+Bounded in events and in bytes: a producer waits for a slow reader, so that what a client does not
+read does not pile up. One result that is larger by itself may wait alone.
 Progress is never waited for and never piles up: the newest replaces the one before.
 """
 
@@ -10,11 +11,12 @@ from collections import deque
 from collections.abc import Callable
 
 from lensd_api import LensdError
-from lensd_server.engine.events import AnalysisEvent, Progress
+from lensd_server.engine.events import AnalysisEvent, Found, Progress
 from lensd_server.engine.wakeup import Wakeup
 
-#: Events that may wait for the reader. Results may be large, so few.
+#: Events that may wait for the reader, and the bytes of their results: whichever comes first.
 CAPACITY = 16
+CAPACITY_BYTES = 1024 * 1024
 
 
 class Ended(Exception):
@@ -24,10 +26,11 @@ class Ended(Exception):
 class Channel:
     """One producer on any thread, one reader on the loop that made the channel."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int = CAPACITY, capacity_bytes: int = CAPACITY_BYTES) -> None:
+        self._capacity, self._capacity_bytes = capacity, capacity_bytes
         self._lock = threading.Lock()
         self._events: deque[AnalysisEvent] = deque()
+        self._bytes = 0
         self._over = False
         self._error: LensdError | None = None
         self._arrived = Wakeup()
@@ -88,17 +91,24 @@ class Channel:
     def _offer(self, event: AnalysisEvent, when_free: Callable[[], None] | None) -> bool:
         with self._lock:
             if not self._over:
-                if len(self._events) >= self._capacity:
+                if self._is_full(event):
                     self._space = when_free
                     return False
                 self._events.append(event)
+                self._bytes += _size(event)
         self._arrived.set()
         return True
+
+    def _is_full(self, event: AnalysisEvent) -> bool:
+        if len(self._events) >= self._capacity:
+            return True
+        return self._bytes > 0 and self._bytes + _size(event) > self._capacity_bytes
 
     def _pop(self) -> AnalysisEvent | None:
         with self._lock:
             if self._events:
                 event = self._events.popleft()
+                self._bytes -= _size(event)
                 free, self._space = self._space, None
             elif self._error is not None:
                 raise self._error
@@ -114,9 +124,14 @@ class Channel:
         with self._lock:
             if not keep:
                 self._events.clear()
+                self._bytes = 0
             if not self._over:
                 self._over, self._error = True, error
             free, self._space = self._space, None
         self._arrived.set()
         if free is not None:
             free()
+
+
+def _size(event: AnalysisEvent) -> int:
+    return event.size_bytes if isinstance(event, Found) else 0

@@ -13,6 +13,7 @@ from lensd_server.engine.channel import Channel
 from lensd_server.engine.compute import ComputeThread
 from lensd_server.engine.events import Priority, Progress, Warned
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
+from lensd_server.engine.plain import text
 from lensd_server.engine.storage import (
     AsyncArtifacts,
     AsyncCheckpoint,
@@ -25,6 +26,8 @@ H = TypeVar("H", AsyncHandle, BlockingHandle)
 
 #: Warnings are not waited for, so their number is bounded.
 MAX_WARNINGS = 256
+#: Characters of what is said beside results.
+_MAX_LINE = 2000
 
 
 @dataclass(slots=True)
@@ -61,7 +64,8 @@ class _Common(Generic[H]):
     def progress(self, done: float, total: float = 0.0, *, stage: str = "", unit: str = "") -> None:
         """See :meth:`lensd_api.Context.progress`."""
         self.ticket.check()
-        self.channel.put_now(Progress(stage=stage, done=float(done), total=float(total), unit=unit))
+        what = Progress(_line(stage, "stage"), float(done), float(total), _line(unit, "unit"))
+        self.channel.put_now(what)
 
     def lower_priority(self) -> None:
         """See :meth:`lensd_api.Context.lower_priority`."""
@@ -72,7 +76,8 @@ class _Common(Generic[H]):
         self.ticket.check()
         self._warnings += 1
         if self._warnings < MAX_WARNINGS:
-            self.channel.put_now(Warned(reason, message, item))
+            lines = _line(reason, "reason"), _line(message, "message"), _line(item, "item")
+            self.channel.put_now(Warned(*lines))
         elif self._warnings == MAX_WARNINGS:
             self.channel.put_now(Warned("TOO_MANY_WARNINGS", "further warnings are left out"))
 
@@ -115,3 +120,8 @@ class BlockingAnalysisContext(_Common[BlockingHandle]):
         with self.computing.turn:
             self.ticket.check()
             return fn(*args, **kwargs)
+
+
+def _line(said: str, what: str) -> str:
+    """``said``, cut where it is endless. Raises Unsound, into the author's code, unless it is text."""
+    return text(said, f"the {what}")[:_MAX_LINE]

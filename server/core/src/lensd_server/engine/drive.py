@@ -16,12 +16,14 @@ from lensd_server.engine.artifacts import Origin
 from lensd_server.engine.checkpoints import request_key
 from lensd_server.engine.compute import ComputeThread
 from lensd_server.engine.context import AsyncContext, BlockingAnalysisContext
-from lensd_server.engine.events import Found, RegisteredAnalyzer
+from lensd_server.engine.events import RegisteredAnalyzer
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
 from lensd_server.engine.models.residency import ResidentModel
 from lensd_server.engine.running import Analysis
+from lensd_server.engine.soundness import ResultCheck, takes_long
 from lensd_server.engine.storage import BlockingArtifacts, BlockingCheckpoint, Storage
 from lensd_server.engine.wakeup import post
+from lensd_server.settings import LimitSettings
 
 #: How long an async analyzer may take to clean up after it was closed.
 CLOSE_S = 10.0
@@ -33,8 +35,8 @@ _END = object()
 class Driver:
     """Runs analyzers with what every analysis is given."""
 
-    def __init__(self, storage: Storage, computing: ComputeThread) -> None:
-        self._storage, self._computing = storage, computing
+    def __init__(self, storage: Storage, computing: ComputeThread, limits: LimitSettings) -> None:
+        self._storage, self._computing, self._limits = storage, computing, limits
 
     async def drive(
         self,
@@ -53,13 +55,20 @@ class Driver:
         stored = BlockingArtifacts(self._storage.artifacts, origin)
         saved = BlockingCheckpoint(self._storage.checkpoints, lambda: request_key(origin, params, tensors))
         common = (ticket, channel, tensors, stored, saved, self._computing)
+        check = ResultCheck(
+            registered.name,
+            message_bytes=self._limits.max_response_bytes,
+            part_bytes=self._limits.max_part_bytes,
+        )
         if is_async(analyzer):
             handle = None if model is None else AsyncHandle(model.loaded.card, model.batcher, ticket)
-            await _follow(analysis, analyzer, params, AsyncContext(*common, handle))
+            await _follow(analysis, analyzer, params, AsyncContext(*common, handle), check)
         else:
             blocking = None if model is None else BlockingHandle(model.loaded.card, model.batcher, ticket)
             context = BlockingAnalysisContext(*common, blocking)
-            await _on_thread(analysis, lambda: _pump(analysis, analyzer, params, context))
+            await _on_thread(analysis, lambda: _pump(analysis, analyzer, params, context, check))
+        with analysis.foreign():
+            check.finish()
         saved.discard()
 
 
@@ -74,7 +83,9 @@ def _origin(registered: RegisteredAnalyzer, model: ResidentModel | None) -> Orig
     )
 
 
-async def _follow(analysis: Analysis, analyzer: Analyzer, params: BaseParams, context: AsyncContext) -> None:
+async def _follow(
+    analysis: Analysis, analyzer: Analyzer, params: BaseParams, context: AsyncContext, check: ResultCheck
+) -> None:
     with analysis.foreign():
         results = cast("AsyncGenerator[Any, None]", analyzer.analyze(params, context))
     try:
@@ -84,7 +95,10 @@ async def _follow(analysis: Analysis, analyzer: Analyzer, params: BaseParams, co
             analysis.ticket.check()
             if result is None:
                 return
-            await analysis.channel.put(Found(result))
+            with analysis.foreign():
+                long = takes_long(result)
+                found = await asyncio.to_thread(check.found, result) if long else check.found(result)
+            await analysis.channel.put(found)
     finally:
         # Its clean-up may fail or hang; what it had found is not worse for it.
         with suppress(LensdError, TimeoutError):
@@ -94,7 +108,11 @@ async def _follow(analysis: Analysis, analyzer: Analyzer, params: BaseParams, co
 
 
 def _pump(
-    analysis: Analysis, analyzer: Analyzer, params: BaseParams, context: BlockingAnalysisContext
+    analysis: Analysis,
+    analyzer: Analyzer,
+    params: BaseParams,
+    context: BlockingAnalysisContext,
+    check: ResultCheck,
 ) -> None:
     with analysis.foreign():
         results = cast("Generator[Any, None, None]", analyzer.analyze(params, context))
@@ -106,7 +124,9 @@ def _pump(
             analysis.ticket.check()
             if result is None:
                 return
-            analysis.channel.put_blocking(Found(result))
+            with analysis.foreign():
+                found = check.found(result)
+            analysis.channel.put_blocking(found)
     finally:
         with suppress(LensdError):
             with analysis.foreign():

@@ -117,9 +117,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The analyzer yielded a result."""
+    """The analyzer yielded a result, which has been checked; ``size_bytes`` is about what it occupies."""
 
     result: Result
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,11 @@ class LocalExecutor:
         self._computing = ComputeThread(cpu_turn)
         self._admission = Admission(limits)
         self._performer = Performer(
-            lookup, residency, self._admission, Driver(storage, self._computing), observers or Observers()
+            lookup,
+            residency,
+            self._admission,
+            Driver(storage, self._computing, limits),
+            observers or Observers(),
         )
         self._loop = AnalysisLoop()
         self._draining = False

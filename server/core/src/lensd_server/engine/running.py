@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import structlog
+
 from lensd_api import (
     AnalysisRecord,
     Cancelled,
@@ -14,6 +16,7 @@ from lensd_api import (
     Exhausted,
     FailedPrecondition,
     InvalidRequest,
+    InvalidResult,
     LensdError,
     NotFound,
     PermissionDenied,
@@ -28,6 +31,8 @@ from lensd_server.engine.device import is_out_of_memory
 from lensd_server.engine.events import AnalysisRequest
 from lensd_server.engine.faults import plugin_failure
 
+_log = structlog.get_logger("lensd.engine")
+
 #: First match wins, so the special come before the general.
 _OUTCOMES: tuple[tuple[type[LensdError], str], ...] = (
     (DeviceOutOfMemory, "device_oom"),
@@ -37,6 +42,7 @@ _OUTCOMES: tuple[tuple[type[LensdError], str], ...] = (
     (Cancelled, "cancelled"),
     (DeadlineExceeded, "deadline"),
     (PluginFailure, "plugin_error"),
+    (InvalidResult, "plugin_error"),
     (InvalidRequest, "client_error"),
     (NotFound, "client_error"),
     (FailedPrecondition, "client_error"),
@@ -93,6 +99,10 @@ class Analysis:
         """Around the analyzer's own code: what it raises becomes an error a caller may see."""
         try:
             yield
+        except InvalidResult as error:
+            # Its author has no other way to learn of it.
+            _log.error("analyzer failed", request_id=self.request.request_id, problem=error.message)
+            raise
         except LensdError:
             raise
         except BaseException as error:  # whatever a plugin raises, SystemExit included

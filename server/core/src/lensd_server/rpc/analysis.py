@@ -9,13 +9,12 @@ from typing import cast
 from lensd_api.errors import Cancelled, DeadlineExceeded, LensdError
 from lensd_proto.v1 import analysis_pb2
 from lensd_server.engine.events import Accepted, AnalysisEvent, AnalysisRequest, Executor, Found
-from lensd_server.engine.faults import plugin_failure
+from lensd_server.engine.soundness import takes_long
 from lensd_server.rpc import wire
-from lensd_server.rpc.convert import EventWriter, takes_long
+from lensd_server.rpc.convert import EventWriter
 from lensd_server.rpc.dispatch import Call
 from lensd_server.rpc.gate import Gate
 from lensd_server.rpc.many import ManyAnalyses
-from lensd_server.rpc.values import InvalidValue
 from lensd_server.settings import LimitSettings
 from lensd_server.telemetry.metrics import Metrics
 
@@ -71,7 +70,7 @@ class AnalysisServicer:
             raise
 
     async def _converse(self, request: AnalysisRequest) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
-        writer = EventWriter(request.request_id, self.limits.max_response_bytes)
+        writer = EventWriter(request.request_id, self.limits.max_part_bytes)
         began = time.monotonic()
         accepted: Accepted | None = None
         found = False
@@ -82,14 +81,8 @@ class AnalysisServicer:
                 elif isinstance(event, Found) and not found and accepted is not None:
                     found = True
                     self._metrics.first_result(accepted.analyzer, accepted.model, time.monotonic() - began)
-                try:
-                    async for response in _messages(writer, event):
-                        yield response
-                except (InvalidValue, ValueError, TypeError, AttributeError) as error:
-                    # Whatever the wire cannot carry is what the analyzer made.
-                    raise plugin_failure(
-                        error, analyzer=request.analyzer, request_id=request.request_id
-                    ) from error
+                async for response in _messages(writer, event):
+                    yield response
 
 
 async def _messages(
@@ -97,7 +90,7 @@ async def _messages(
 ) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
     """The messages of ``event``, made on another thread where making them takes long."""
     messages = writer.messages(event)
-    if not takes_long(event):
+    if not (isinstance(event, Found) and takes_long(event.result)):
         for message in messages:
             yield message
         return

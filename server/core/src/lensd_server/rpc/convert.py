@@ -14,34 +14,18 @@ from lensd_server.engine.events import Accepted, AnalysisEvent, Completed, Found
 from lensd_server.rpc import graphs, tables, tensors
 from lensd_server.rpc.models import STATES
 from lensd_server.rpc.status import to_status
-from lensd_server.rpc.values import InvalidValue, to_struct
+from lensd_server.rpc.values import to_struct
 
 T = TypeVar("T")
-
-
-#: Rows, nodes and edges from which on making a part takes more than a few milliseconds.
-_LONG = 5000
-
-
-def takes_long(event: AnalysisEvent) -> bool:
-    """Whether turning ``event`` into messages would hold up an event loop."""
-    match event:
-        case Found(Table(columns=columns)):
-            return any(len(column) > _LONG for column in columns.values() if hasattr(column, "__len__"))
-        case Found(Graph(nodes=nodes, edges=edges)):
-            return len(nodes) + len(edges) > _LONG
-        case _:
-            return False
 
 
 class EventWriter:
     """Turns the events of one analysis into its messages. Use one per analysis, in order."""
 
-    def __init__(self, request_id: str, max_message_bytes: int) -> None:
+    def __init__(self, request_id: str, part_bytes: int) -> None:
+        """``part_bytes`` bounds the rows, nodes, edges or elements in one message."""
         self._request_id = request_id
-        self._limit = max_message_bytes
-        # Half the limit leaves room for titles, names and the envelope.
-        self._part_bytes = min(tensors.CHUNK_BYTES, max_message_bytes // 2)
+        self._part_bytes = part_bytes
         self._sequence = 0
         self._warnings = 0
         self._parts: dict[tuple[str, str], int] = {}
@@ -49,10 +33,7 @@ class EventWriter:
         self._checksums: list[analysis_pb2.TensorChecksum] = []
 
     def messages(self, event: AnalysisEvent) -> Iterator[analysis_pb2.AnalyzeResponse]:
-        """One or more messages for ``event``.
-
-        Raises InvalidValue when a result cannot be carried, which is the analyzer's fault.
-        """
+        """One or more messages for ``event``, whose results the engine has checked."""
         match event:
             case Found(result):
                 yield from self._found(result)
@@ -101,19 +82,10 @@ class EventWriter:
             completed=completed,
             failed=failed,
         )
-        if response.ByteSize() > self._limit:
-            name = result.name if result is not None else response.WhichOneof("event")
-            raise InvalidValue(
-                f"{name}: {response.ByteSize()} bytes in one message, at most {self._limit} may be; "
-                "put large values into a table or a tensor, which are split"
-            )
         self._sequence += 1
         return response
 
     def _found(self, result: Result) -> Iterator[analysis_pb2.AnalyzeResponse]:
-        key = (result.name, result.item)
-        if key in self._done:
-            raise InvalidValue(f"result {result.name!r} of item {result.item!r} was complete already")
         match result:
             case Table():
                 for part, last in _with_last(tables.encode(result, self._part_bytes), final=result.last):
@@ -172,8 +144,6 @@ class EventWriter:
         self._checksums.append(analysis_pb2.TensorChecksum(name=result.name, item=result.item, sha256=digest))
 
     def _completed(self, event: Completed) -> Iterator[analysis_pb2.AnalyzeResponse]:
-        if unfinished := sorted(set(self._parts) - self._done):
-            raise InvalidValue(f"results left without a last part: {unfinished[:8]}")
         yield self._response(
             completed=analysis_pb2.Completed(
                 events=self._sequence + 1,

@@ -4,23 +4,19 @@ from collections.abc import Iterator
 
 from lensd_api.results import Graph as GraphResult
 from lensd_proto.v1 import results_pb2
-from lensd_server.rpc.values import InvalidValue, to_struct
-
-#: Tag and length around one node or edge.
-_OVERHEAD = 6
+from lensd_server.engine.plain import field_bytes
+from lensd_server.rpc.values import to_struct
 
 
 def encode(result: GraphResult, part_bytes: int) -> Iterator[results_pb2.Graph]:
     """Graphs of at most ``part_bytes`` that together hold ``result``, at least one.
 
-    Raises InvalidValue for a single node or edge that is larger.
+    ``result`` has been checked (:mod:`lensd_server.engine.soundness`): every node and edge fits.
     """
     part = results_pb2.Graph()
     used = 0
     for element in _elements(result):
-        size = element.ByteSize() + _OVERHEAD
-        if size > part_bytes:
-            raise InvalidValue(f"graph {result.name}: one node or edge alone needs {size} bytes")
+        size = field_bytes(element.ByteSize())
         if used + size > part_bytes:
             yield part
             part, used = results_pb2.Graph(), 0

@@ -4,21 +4,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lensd_api.errors import InvalidTensor
 from lensd_api.results import Tensor as TensorResult
 from lensd_proto.v1 import results_pb2
-from lensd_server.rpc.values import InvalidValue
+from lensd_server.engine.dense import MAX_RANK, as_array
 
 if TYPE_CHECKING:
     import torch
 
 #: Tensors above this travel as chunks of this size.
 CHUNK_BYTES = 512 * 1024
-MAX_RANK = 8
 _MAX_ELEMENTS = 2**40
 
 _DTYPES: dict[int, tuple[str, int]] = {
@@ -56,17 +55,13 @@ class EncodedTensor:
 def encode(result: TensorResult) -> EncodedTensor:
     """Describes ``result`` and views its bytes, copying only what is not contiguous.
 
-    Raises InvalidValue when the analyzer returned something the wire cannot carry.
+    ``result`` has been checked (:mod:`lensd_server.engine.soundness`).
     """
-    array, dtype = _as_array(result.data)
-    if dtype not in _NUMBERS:
-        raise InvalidValue(f"tensor {result.name}: the wire has no type for {dtype} elements")
-    if array.ndim > MAX_RANK:
-        raise InvalidValue(f"tensor {result.name}: {array.ndim} dimensions, at most {MAX_RANK} are carried")
+    array, dtype = as_array(result.data)
     header = results_pb2.Tensor(
         dtype=_NUMBERS[dtype],  # pyright: ignore[reportArgumentType]
         shape=array.shape,
-        axes=_axes(result, array.shape),
+        axes=_axes(result),
         byte_length=array.nbytes,
         unit=result.unit,
     )
@@ -121,30 +116,8 @@ def _refuse(name: str, part: str, description: str) -> InvalidTensor:
     return InvalidTensor(f"{field}: {description}", violations=[FieldViolation(field, description)])
 
 
-def _as_array(data: Any) -> tuple[np.ndarray[Any, Any], str]:
-    """The elements as NumPy sees them, and their wire type; bfloat16 is seen as int16."""
-    if hasattr(data, "detach"):
-        tensor = data.detach().cpu().contiguous()
-        if str(tensor.dtype) == "torch.bfloat16":
-            import torch
-
-            return tensor.view(torch.int16).numpy(), "bfloat16"
-        return tensor.numpy(), str(tensor.dtype).removeprefix("torch.")
-    array = np.asarray(data)
-    return array, array.dtype.name
-
-
-def _axes(result: TensorResult, shape: tuple[int, ...]) -> list[results_pb2.Axis]:
-    if result.axes and len(result.axes) != len(shape):
-        raise InvalidValue(f"tensor {result.name}: {len(result.axes)} axes for {len(shape)} dimensions")
-    if unknown := set(result.labels) - set(result.axes):
-        raise InvalidValue(f"tensor {result.name}: labels for {sorted(unknown)}, which are not axes of it")
-    axes: list[results_pb2.Axis] = []
-    for name, length in zip(result.axes, shape, strict=True) if result.axes else ():
-        labels = [str(label) for label in result.labels.get(name, ())]
-        if labels and len(labels) != length:
-            raise InvalidValue(
-                f"tensor {result.name}: {len(labels)} labels for axis {name} of length {length}"
-            )
-        axes.append(results_pb2.Axis(name=name, labels=labels))
-    return axes
+def _axes(result: TensorResult) -> list[results_pb2.Axis]:
+    return [
+        results_pb2.Axis(name=name, labels=[str(label) for label in result.labels.get(name, ())])
+        for name in result.axes
+    ]

@@ -1,30 +1,25 @@
 """JSON-like values to and from ``google.protobuf.Struct``.
 
-A Struct knows null, booleans, doubles, strings, lists and mappings with text keys. Towards
-the caller NaN and infinities become null, since neither JSON nor Struct's own JSON mapping can
-carry them, and whole numbers beyond 2^53, which a double would change silently, are refused.
+Towards the caller NaN and infinities become null, since neither JSON nor Struct's own JSON mapping
+can carry them; what a Struct cannot hold at all is refused by :mod:`lensd_server.engine.plain`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
-#: Above this a double no longer holds every integer.
-_EXACT = 2**53
-#: Below protobuf's own limit of 100 messages, of which each level takes two or three.
-_MAX_DEPTH = 32
-
-
-class InvalidValue(Exception):
-    """A value of an analyzer's result cannot be carried; the message says which and why."""
+from lensd_server.engine.plain import plain
 
 
 def to_struct(values: Mapping[str, Any]) -> Struct:
-    """``values`` as a Struct; NumPy and torch scalars and arrays become numbers and lists."""
+    """``values`` as a Struct; NumPy and torch scalars and arrays become numbers and lists.
+
+    Raises Unsound.
+    """
     struct = Struct()
-    _fill_struct(struct, values, "", 0)
+    _fill_struct(struct, plain(values)[0])
     return struct
 
 
@@ -49,45 +44,32 @@ def _plain(value: Value) -> Any:
             return None
 
 
-def _fill_struct(struct: Struct, values: Mapping[str, Any], path: str, depth: int) -> None:
+def _fill_struct(struct: Struct, values: Mapping[str, Any]) -> None:
     # Reading an entry creates it; an empty mapping must be a struct all the same.
     struct.SetInParent()
     for key, value in values.items():
-        _fill(struct.fields[str(key)], value, f"{path}.{key}" if path else str(key), depth + 1)
+        _fill(struct.fields[key], value)
 
 
-def _fill(target: Value, value: Any, path: str, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise InvalidValue(f"{path} is nested more than {_MAX_DEPTH} deep")
+def _fill(target: Value, value: Any) -> None:
     match value:
-        case None:
-            target.null_value = 0  # pyright: ignore[reportAttributeAccessIssue]
         case bool():
             target.bool_value = value
         case int():
-            if abs(value) > _EXACT:
-                raise InvalidValue(
-                    f"{path}: {value} is beyond 2^53, which a double cannot hold: send it as text"
-                )
             target.number_value = value
-        case float():
-            if math.isfinite(value):
-                target.number_value = value
-            else:
-                target.null_value = 0  # pyright: ignore[reportAttributeAccessIssue]
+        case float() if math.isfinite(value):
+            target.number_value = value
         case str():
             target.string_value = value
-        case Mapping():
-            _fill_struct(target.struct_value, cast("Mapping[str, Any]", value), path, depth)
-        case _ if hasattr(value, "tolist"):
-            _fill(target, value.tolist(), path, depth)
-        case list() | tuple() | set() | frozenset():
-            _fill_list(target.list_value, cast("Iterable[Any]", value), path, depth)
+        case dict():
+            _fill_struct(target.struct_value, cast("dict[str, Any]", value))
+        case list():
+            _fill_list(target.list_value, cast("list[Any]", value))
         case _:
-            raise InvalidValue(f"{path}: a {type(value).__name__} is not a JSON-like value")
+            target.null_value = 0  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _fill_list(target: ListValue, values: Iterable[Any], path: str, depth: int) -> None:
+def _fill_list(target: ListValue, values: list[Any]) -> None:
     target.SetInParent()
-    for index, value in enumerate(values):
-        _fill(target.values.add(), value, f"{path}[{index}]", depth + 1)
+    for value in values:
+        _fill(target.values.add(), value)

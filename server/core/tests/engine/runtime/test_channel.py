@@ -43,6 +43,24 @@ async def test_a_full_channel_makes_its_producer_wait() -> None:
     await waiting
 
 
+async def test_a_channel_is_full_of_bytes_before_it_is_full_of_events() -> None:
+    channel = Channel(capacity=100, capacity_bytes=1000)
+    await channel.put(Found(Record("r", {}), 600))
+    waiting = asyncio.ensure_future(channel.put(Found(Record("r", {}), 600)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await channel.next(60)
+    await waiting
+    await channel.next(60)
+    # One that is larger than all there is may wait alone, and holds up the next.
+    await channel.put(Found(Record("r", {}), 5000))
+    waiting = asyncio.ensure_future(channel.put(Found(Record("r", {}), 1)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    channel.close()
+    await waiting
+
+
 async def test_progress_never_waits_and_only_the_newest_is_kept() -> None:
     channel = Channel(capacity=1)
     await channel.put(found(0))

@@ -19,9 +19,13 @@ from lensd_api import (
     DeadlineExceeded,
     DeviceOutOfMemory,
     Draining,
+    Edge,
     Example,
+    Graph,
     InvalidParams,
     InvalidRequest,
+    InvalidResult,
+    Node,
     PluginFailure,
     QueueFull,
     Record,
@@ -359,7 +363,7 @@ async def test_a_slow_reader_holds_the_analyzer_up(rig: Any) -> None:
     async def body(ctx: Any) -> AsyncIterator[Any]:
         for i in range(1000):
             made.append(i)
-            yield Record("r", {"i": i})
+            yield Record("r", {"i": i}, item=str(i))
 
     stream = rig.start(Modelless(body))
     await anext(stream)
@@ -380,7 +384,7 @@ async def test_a_slow_reader_holds_a_plain_analyzer_up(rig: Any) -> None:
             made.append(i)
             if len(made) == 16:
                 full.set()
-            yield Record("r", {"i": i})
+            yield Record("r", {"i": i}, item=str(i))
 
     stream = rig.start(PlainModelless(body))  # pyright: ignore[reportArgumentType]
     await anext(stream)
@@ -440,6 +444,44 @@ class Noting:
 
     def finished(self, analysis: AnalysisRecord) -> None:
         self.told.append(("finished", analysis))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Table("t", {"ragged": [1], "columns": []}),
+        Table("t", {"mixed": [1, "x"]}),
+        Table("t", {"huge": [2**64]}),
+        Table("t", {"open": [1]}, last=False),
+        Graph("g", [Node("n")], [Edge("n", "nowhere")]),
+        Record("r", {"surrogate": "\ud800"}),
+        Table("t", {"long": [*range(10_000), "x"]}),
+    ],
+    ids=lambda result: next(iter(getattr(result, "columns", ["graph or record"]))),
+)
+@pytest.mark.parametrize("kind", [Modelless, PlainModelless])
+async def test_a_result_nobody_could_read_is_a_plugin_error_for_caller_and_metrics_alike(
+    make_rig: Any, kind: Any, result: Any
+) -> None:
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        yield result
+
+    noting = Noting()
+    rig = make_rig(observers=Observers(analyses=[noting]))
+    with pytest.raises(InvalidResult, match=f"result '{result.name}'") as ended:
+        await rig.events(kind(body if kind is Modelless else lambda ctx: [result]))
+    assert (ended.value.status, ended.value.reason) == ("INTERNAL", "INVALID_RESULT")
+    await rig.settled()
+    assert noting.told[-1][1].outcome == "plugin_error"
+
+
+async def test_what_is_said_beside_results_must_be_text(rig: Any) -> None:
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        ctx.warn("ODD", 3)
+        yield Record("r", {})
+
+    with pytest.raises(PluginFailure):
+        await rig.events(Modelless(body))
 
 
 async def test_observers_learn_how_every_analysis_ended(make_rig: Any) -> None:
