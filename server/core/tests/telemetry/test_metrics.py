@@ -90,7 +90,7 @@ def test_what_an_analysis_took_is_counted_once_it_is_over(metrics: Metrics) -> N
     for stage, seconds in (("queue", 0.1), ("forward", 0.2), ("compute", 0.3), ("total", 0.6)):
         assert value(f"lensd_analysis_{stage}_seconds_sum", labels) == seconds
     assert value("lensd_rows_shared_total", {"model": "tiny"}) == 4
-    assert value("lensd_batch_padding_ratio_sum", {"model": "tiny"}) == 0.25
+    assert value("lensd_batch_padding_ratio_sum", {"model": "tiny"}) == pytest.approx(8 / 6)
 
 
 def test_an_analysis_that_was_refused_has_an_outcome_and_no_duration(metrics: Metrics) -> None:
