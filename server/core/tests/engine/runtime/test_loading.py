@@ -15,6 +15,7 @@ from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.handle import BlockingHandle
 from lensd_server.engine.models import digests as digests_module
+from lensd_server.engine.models import loading
 from lensd_server.engine.models.loading import Loader
 from lensd_server.settings import EMBEDDED_SOURCE, ModelSettings
 from lensd_server.tiny_models import TINY, tiny_tokenizer
@@ -146,3 +147,31 @@ def test_a_configuration_that_is_no_json_is_refused_in_words(folder: Path, tmp_p
     (folder / "config.json").write_text("{")
     with pytest.raises(LoadFailed, match=r"config\.json"):
         load(folder, tmp_path / "cache")
+
+
+def test_a_resident_model_has_nothing_to_do_with_its_file_any_more(folder: Path, tmp_path: Path) -> None:
+    loaded = load(folder, tmp_path / "cache")
+    before = [parameter.clone() for parameter in loaded.model.module.parameters()]
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:  # in place, as `cp` does it
+        file.write(bytes(weights.stat().st_size))
+    assert str(weights) not in Path("/proc/self/maps").read_text()
+    for kept, parameter in zip(before, loaded.model.module.parameters(), strict=True):
+        assert torch.equal(kept, parameter)
+
+
+def test_a_checkpoint_that_changes_while_it_is_read_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = loading.read_weights
+
+    def swap(path: Path, *others: Any) -> Any:
+        module = read(path, *others)
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "swapped": True}))
+        return module
+
+    monkeypatch.setattr(loading, "read_weights", swap)
+    with pytest.raises(LoadFailed, match="changed while it was read") as failed:
+        load(folder, tmp_path / "cache")
+    assert failed.value.reason == "CHECKPOINT_CHANGED"

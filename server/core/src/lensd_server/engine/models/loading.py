@@ -75,6 +75,11 @@ class Loader:
         with ThreadPoolExecutor(1, "lensd-tokenizer") as aside:
             tokenizer = aside.submit(read_tokenizer, path)
             module = read_weights(path, device, settings.dtype)
+            if self._digests.of_files(path, checkpoint_files(path)) != revision:
+                raise LoadFailed(
+                    f"the checkpoint in {path} was changed while it was read; load it again",
+                    reason="CHECKPOINT_CHANGED",
+                )
             return prepare(name, revision, module, tokenizer.result, device, report, self._prices)
 
 
@@ -102,6 +107,9 @@ def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            # A mapped file that somebody overwrites changes the resident model, and one that is cut short
+            # ends the process; what goes to a GPU is copied there at once.
+            disable_mmap=device.is_cpu,
         )
     except SafetensorError as error:
         raise LoadFailed(
