@@ -1,7 +1,6 @@
 """Daemons for end-to-end tests: tiny models and a stranger's plugin, or the embedded model."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,31 +8,19 @@ from pathlib import Path
 import pytest
 
 from lensd_client import Client
-from tests.e2e.daemon import Daemon, running_daemon
+from tests.e2e.daemon import Daemon, install_stranger, running_daemon, save_tiny_models
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Saved tiny models, one folder each."""
-    from lensd_server.tiny_models import tiny_model, tiny_tokenizer
-
-    root = tmp_path_factory.mktemp("models")
-    for name in ("llama", "gpt2", "gemma2"):
-        tiny_model(name).save_pretrained(root / name)
-        tiny_tokenizer().save_pretrained(root / name)
-    return root
+    return save_tiny_models(tmp_path_factory.mktemp("models"), "llama", "gpt2", "gemma2")
 
 
 @pytest.fixture(scope="session")
 def strangers_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that, on PYTHONPATH, is an installed distribution with a lensd entry point."""
-    root = tmp_path_factory.mktemp("plugin")
-    shutil.copy(Path(__file__).with_name("strangers_plugin.py"), root / "stranger.py")
-    info = root / "stranger-1.2.3.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2.3\n")
-    (info / "entry_points.txt").write_text("[lensd]\nstranger = stranger\n")
-    return root
+    return install_stranger(tmp_path_factory.mktemp("plugin"))
 
 
 @pytest.fixture(scope="session")

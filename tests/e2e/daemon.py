@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,3 +96,23 @@ def _wait_until_ready(process: subprocess.Popen[str], log: Path) -> Daemon:
 def _drain(stream: IO[str], lines: list[str]) -> None:
     with contextlib.suppress(ValueError):  # closed once the process is gone
         lines.extend(stream)
+
+
+def save_tiny_models(root: Path, *names: str) -> Path:
+    """Saves tiny models of these architectures with their tokenizer, one folder each."""
+    from lensd_server.tiny_models import tiny_model, tiny_tokenizer
+
+    for name in names:
+        tiny_model(name).save_pretrained(root / name)
+        tiny_tokenizer().save_pretrained(root / name)
+    return root
+
+
+def install_stranger(root: Path) -> Path:
+    """Makes ``root``, on PYTHONPATH, an installed distribution with a lensd entry point."""
+    shutil.copy(Path(__file__).with_name("strangers_plugin.py"), root / "stranger.py")
+    info = root / "stranger-1.2.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2.3\n")
+    (info / "entry_points.txt").write_text("[lensd]\nstranger = stranger\n")
+    return root

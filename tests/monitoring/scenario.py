@@ -1,0 +1,135 @@
+"""A daemon to be watched, and callers that do everything there is to do, well and badly."""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from lensd_client import Client
+from lensd_client.errors import LensdError
+from tests.e2e.daemon import Daemon, install_stranger, running_daemon, save_tiny_models
+
+#: Small, so that it is soon reached.
+MAX_ANALYSES = 12
+_MODELS = ("llama", "gpt2")
+_PROMPTS = (
+    "The capital of France is",
+    "When Mary and John went to the store, John gave a drink to",
+    "One, two, three, four, five, six, seven,",
+)
+
+
+@contextmanager
+def watched_daemon(root: Path) -> Iterator[Daemon]:
+    """Serves tiny models, one of them broken, with the first-party analyzers and a stranger's."""
+    plugin, models, state = root / "plugin", root / "models", root / "daemon"
+    for folder in (plugin, models, state):
+        folder.mkdir()
+    install_stranger(plugin)
+    save_tiny_models(models, *_MODELS)
+    settings = f"[limits]\nmax_analyses = {MAX_ANALYSES}\nmax_stall_s = 1.0\n"
+    for name in (*_MODELS, "broken"):
+        settings += f'[models.{name}]\nsource = "dir:{models / name}"\n'
+        settings += "preload = true\n" if name == "llama" else ""
+    (state / "lensd.toml").write_text(settings)
+    flags = ("--config", str(state / "lensd.toml"))
+    with running_daemon(state, *flags, environment={"PYTHONPATH": str(plugin)}) as daemon:
+        yield daemon
+
+
+def serve_callers(daemon: Daemon, seconds: float, callers: int = 4) -> int:
+    """Callers that want results and get them, for a while; how many analyses they ran."""
+    until = time.monotonic() + seconds
+
+    def call(number: int) -> int:
+        done = 0
+        with Client(daemon.grpc) as lens:
+            while time.monotonic() < until:
+                # Equal prompts at the same time share rows.
+                prompt = _PROMPTS[(done + number // 2) % len(_PROMPTS)]
+                model = _MODELS[done % 5 == 4]
+                analyzer = ("dla", "dla", "residual")[done % 3]
+                lens.analyze(analyzer, model=model, params={"prompt": prompt}).finish()
+                if done % 7 == 0:
+                    lens.analyze("tick", count=1).finish()
+                done += 1
+        return done
+
+    with ThreadPoolExecutor(callers) as pool:
+        return sum(pool.map(call, range(callers)))
+
+
+def serve_dla(daemon: Daemon, seconds: float) -> int:
+    """One caller of what is left when the stranger's plugin is switched off."""
+    until, done = time.monotonic() + seconds, 0
+    with Client(daemon.grpc) as lens:
+        while time.monotonic() < until:
+            lens.analyze("dla", model="llama", prompt=_PROMPTS[0]).finish()
+            done += 1
+    return done
+
+
+def misbehave(daemon: Daemon) -> None:
+    """Each way for an analysis to fail that leaves the daemon as it was."""
+    with Client(daemon.grpc, admin_target=daemon.admin) as lens:
+        _fails(lens, "dla", model="llama", prompt=["not a text"])
+        _fails(lens, "dla", model="no-such-model", prompt="x")
+        _fails(lens, f"no-such-analyzer-{uuid.uuid4()}", prompt="x")
+        _fails(lens, "wait", model="llama", timeout_s=0.2)
+        _cancel_on_the_device(daemon, lens)
+        _overfill(lens)
+        lens.unload("gpt2")
+        list(lens.load("gpt2"))
+        lens.health()
+
+
+def break_things(daemon: Daemon) -> None:
+    """What an operator should hear of: a plugin's exception, a model that cannot be loaded, and an analyzer
+    that goes on after it was cancelled and is switched off for that."""
+    with Client(daemon.grpc, admin_target=daemon.admin) as lens:
+        _fails(lens, "crash")
+        _fails(lens, "dla", model="broken", prompt="x")
+        run = lens.analyze("loop", seconds=4.0)
+        next(event for event in run if getattr(event, "name", "") == "looping")
+        run.cancel()
+        pause = threading.Event()
+        for _ in range(200):
+            if any(plugin.status == "quarantined" for plugin in lens.plugins()):
+                return
+            pause.wait(0.1)
+        raise AssertionError("the analyzer that did not give way is not switched off")
+
+
+def _fails(
+    lens: Client, analyzer: str, model: str = "", timeout_s: float | None = None, **params: object
+) -> None:
+    try:
+        lens.analyze(analyzer, model=model, params=params, timeout_s=timeout_s).finish()
+    except LensdError:
+        return
+    raise AssertionError(f"{analyzer} should have failed")
+
+
+def _cancel_on_the_device(daemon: Daemon, lens: Client) -> None:
+    """Cancels until a cancel has met rows on the device: the models are too quick for it to be sure."""
+    many = [f"{prompt} {number}" for number in range(60) for prompt in _PROMPTS]
+    for _ in range(50):
+        run = lens.analyze("dla", model="llama", prompts=many)
+        next(event for event in run if getattr(event, "name", ""))
+        run.cancel()
+        if "lensd_cancel_latency_seconds_count" in daemon.scrape():
+            return
+    raise AssertionError("no cancel met a row on the device")
+
+
+def _overfill(lens: Client) -> None:
+    """One analysis more than there may be."""
+    runs = [lens.analyze("wait", model="llama") for _ in range(MAX_ANALYSES)]
+    for run in runs:
+        next(event for event in run if getattr(event, "name", ""))
+    _fails(lens, "tick", count=1)
+    for run in runs:
+        run.cancel()
