@@ -37,6 +37,7 @@ class Metrics:
         self._lock = threading.Lock()
         #: Request ids that were admitted and have not ended; callers may use one twice.
         self._admitted: Tally[str] = Tally()
+        self._seen: set[tuple[str, str]] = set()
         self._reasons = set(_reasons(Exhausted)) | set(_reasons(Unavailable))
         keep = self.registry
         self.grpc_requests = definitions.GRPC_REQUESTS.instrument(keep)
@@ -81,9 +82,23 @@ class Metrics:
         for model in models:
             for outcome in LOAD_OUTCOMES:
                 self.model_loads.labels(model, outcome)
-            self.queue_rows.labels(model)
-            self.queue_tokens.labels(model)
-            self.rows_shared.labels(model)
+            for metric in (self.queue_rows, self.queue_tokens, self.rows_shared):
+                metric.labels(model)
+            for metric in (self.model_load_seconds, self.cancel_latency):
+                metric.labels(model)
+
+    def _show_zeroes(self, analyzer: str, model: str) -> None:
+        """As :meth:`expect`, when a pair is first seen: all that could be would be too many."""
+        for outcome in OUTCOMES:
+            self.analyses.labels(analyzer, model, outcome)
+        for metric in (
+            self.analysis_queue,
+            self.analysis_forward,
+            self.analysis_compute,
+            self.analysis_first_result,
+            self.analysis_total,
+        ):
+            metric.labels(analyzer, model)
 
     # What the RPC layer reports.
 
@@ -107,9 +122,10 @@ class Metrics:
         with self._lock:
             self._admitted[analysis.request_id] += 1
         labels = (analysis.analyzer, analysis.model)
+        if labels not in self._seen:
+            self._seen.add(labels)
+            self._show_zeroes(*labels)
         self.analyses_in_flight.labels(*labels).inc()
-        for outcome in OUTCOMES:  # zeroes, as in :meth:`expect`
-            self.analyses.labels(*labels, outcome)
 
     def finished(self, analysis: AnalysisRecord) -> None:
         """An analysis ended, or was refused before it started."""

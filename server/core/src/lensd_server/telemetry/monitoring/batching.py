@@ -102,10 +102,9 @@ _BATCHING = Section(
         ),
         Panel(
             "Padding",
-            "Mean share of a batch that is padding: work for nothing.",
+            "Tokens that the device computes over tokens that were asked for; 1 is no padding.",
             (Query(mean(d.BATCH_PADDING, by=_MODEL), "{{model}}"),),
-            unit="percentunit",
-            most=1,
+            least=1,
         ),
         Panel(
             "Rows that cost nothing",
