@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12        the interpreter .venv is made with (3.11 or newer)
 #   TORCH_INDEX=URL          an extra package index for torch wheels, for example the CPU-only ones
-#   ARGS="-k name"           passed on to pytest
+#   ARGS="-k name"           passed on to pytest, or to the benchmarks: make bench ARGS="overload residency"
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -46,10 +46,9 @@ proto: $(VENV)/.dev ## Regenerate the Python stubs from the .proto files
 proto-image: $(VENV)/.dev ## Accept the present .proto files as what later ones must stay compatible with
 	$(BIN)/buf build proto --output proto/buf.image.binpb
 
-bench: $(VENV)/.runtime ## Compare the daemon with a bare forward pass: time, throughput, memory
+bench: $(VENV)/.runtime ## Compare the daemon with what it is measured against: time, throughput, memory, fairness
 	@# The daemon's own policy for both sides: threads that spin while they wait slow each other down.
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench
-	@$(BIN)/python -m tests.bench.rewards
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench $(ARGS)
 
 $(VENV)/.build:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -1,98 +1,60 @@
-"""``make bench``: what attribution costs beside a bare forward pass, in one run of a few minutes.
+"""``make bench``: what lensd costs, holds and promises, each as a ratio to a stated baseline.
 
-Everything that is compared takes turns in one process, so that what else the machine does meets
-all of it alike; read the ratios rather than the seconds. Results also go to ``.bench/``.
+``python -m tests.bench`` runs the usual ones; names run those alone, ``all`` every one of them.
+Everything that is compared takes turns, so that what else the machine does meets all of it alike; read
+the ratios rather than the seconds. Results also go to ``.bench/``.
 """
 
-import json
-import platform
-import subprocess
+import argparse
 import sys
-import tempfile
 import time
-from dataclasses import asdict
-from itertools import islice
-from pathlib import Path
+from dataclasses import replace
+from importlib import import_module
 
-import torch
-import transformers
+from tests.bench.machine import busy_with_others, describe_machine
+from tests.bench.report import print_report, save_report
 
-from tests.bench.contenders import BareForward, Engine, OverGrpc, converted_weights
-from tests.bench.memory import peak_bytes
-from tests.bench.prompts import distinct_prompts
-from tests.bench.report import Report, print_report
-from tests.bench.timing import Latency, Throughput, compare_throughput, take_turns
-from tests.e2e.daemon import Daemon, running_daemon
+#: name -> the module that has ``measure(share)``, and whether it is one of the usual ones.
+BENCHMARKS = {
+    "latency": ("tests.bench.latency", True),
+    "throughput": ("tests.bench.throughput", True),
+    "memory": ("tests.bench.peak_memory", True),
+    "batching": ("tests.bench.batching", True),
+    "prefix": ("tests.bench.prefix", True),
+    "fairness": ("tests.bench.fairness", True),
+    "cancels": ("tests.bench.cancels", True),
+    "rewards": ("tests.bench.rewards", False),
+    "transformerlens": ("tests.bench.transformerlens", False),
+    "overload": ("tests.bench.overload", False),
+}
+USUAL = [name for name, (_, usual) in BENCHMARKS.items() if usual]
 
-WORDS = 14
-PAIRS = 48
-#: Concurrent clients -> analyses a round. Few requests lose up to a tenth to the first and last batch.
-CLIENTS = {1: 24, 4: 64, 16: 128}
-ROUNDS = 3
-_BARE_A_ROUND = 24
 
-
-def main() -> None:
-    """Measures everything and prints it."""
-    started = time.monotonic()
-    folder = converted_weights()
-    bare, engine = BareForward(folder), Engine()
-    with tempfile.TemporaryDirectory() as state, running_daemon(Path(state)) as daemon:
-        grpc = OverGrpc(daemon.grpc, max(CLIENTS))
-        latency = _latency(bare, engine, grpc)
-        throughput = {clients: _throughput(bare, engine, grpc, clients) for clients in CLIENTS}
-        daemon_peak = _daemon_peak(daemon)
-        grpc.close()
-    engine.close()
-    report = Report(
-        machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-        tokens=bare.tokens(next(distinct_prompts(WORDS, seed=0))),
-        latency=latency,
-        throughput=throughput,
-        peaks=_peaks(),
-        daemon_peak=daemon_peak,
-        seconds=time.monotonic() - started,
+def main() -> int:
+    """Runs benchmarks one after another; 1 when something that must hold does not."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", help=f"{', '.join(BENCHMARKS)}, or all; usually {', '.join(USUAL)}"
     )
-    print_report(report)
-    out = Path(".bench")
-    out.mkdir(exist_ok=True)
-    (out / f"{time.strftime('%Y%m%dT%H%M%S')}.json").write_text(json.dumps(asdict(report), indent=1))
-
-
-def _latency(bare: BareForward, engine: Engine, grpc: OverGrpc) -> dict[str, Latency]:
-    warm_up, prompts = list(islice(distinct_prompts(WORDS, seed=1), 4)), distinct_prompts(WORDS, seed=2)
-    bare.prepare([*warm_up, *islice(distinct_prompts(WORDS, seed=2), PAIRS)])
-    contenders = {"bare": bare.run, "engine": engine.run, "grpc": grpc.run}
-    take_turns(contenders, iter(warm_up), len(warm_up))
-    return take_turns(contenders, prompts, PAIRS)
-
-
-def _throughput(bare: BareForward, engine: Engine, grpc: OverGrpc, clients: int) -> dict[str, Throughput]:
-    seed = 100 + clients
-    sizes = {"bare": _BARE_A_ROUND, "engine": CLIENTS[clients], "grpc": CLIENTS[clients]}
-    bare.prepare(list(islice(distinct_prompts(WORDS, seed), ROUNDS * sum(sizes.values()))))
-    return compare_throughput(
-        {
-            "bare": bare.run_all,
-            "engine": lambda prompts: engine.run_all(prompts, clients),
-            "grpc": lambda prompts: grpc.run_all(prompts, clients),
-        },
-        distinct_prompts(WORDS, seed),
-        sizes,
-        ROUNDS,
-    )
-
-
-def _daemon_peak(daemon: Daemon) -> int | None:
-    return peak_bytes(daemon.process.pid)
-
-
-def _peaks() -> dict[str, int | None]:
-    command = [sys.executable, "-m", "tests.bench.peaks", str(WORDS), str(max(CLIENTS))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    parser.add_argument("--share", type=float, default=1.0, help="share of the full size, to try one out")
+    options = parser.parse_args()
+    names = list(BENCHMARKS) if options.names == ["all"] else options.names or USUAL
+    if unknown := sorted(set(names) - set(BENCHMARKS)):
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    machine, busy = describe_machine(), busy_with_others()
+    print(f"{machine}\n{busy:.1f} processes wanted a core in the minute before", flush=True)
+    failed: list[str] = []
+    for name in names:
+        started = time.monotonic()
+        report = import_module(BENCHMARKS[name][0]).measure(options.share)
+        report = replace(report, seconds=time.monotonic() - started, share=options.share)
+        print_report(report)
+        save_report(report, machine, busy)
+        failed += [f"{name}: {what}" for what in report.failed]
+    for what in failed:
+        print(f"does not hold: {what}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

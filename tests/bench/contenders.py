@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensd_client import Client
 from lensd_server.engine.batching.turn import Turn
-from lensd_server.engine.device import set_cpu_threads
+from lensd_server.engine.device import choose_device, set_cpu_threads
 from lensd_server.engine.events import AnalysisRequest, Found
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.conversion import ConversionCache
@@ -50,13 +50,18 @@ class BareForward:
     def __init__(self, folder: Path) -> None:
         set_cpu_threads()
         transformers.utils.logging.disable_progress_bar()
-        self.module: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        #: Where a daemon with default settings puts the model, too.
+        self.device = choose_device("auto").torch
+        module: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.module: Any = module.to(self.device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self._ids: dict[str, torch.Tensor] = {}
 
     def prepare(self, prompts: Sequence[str]) -> None:
         """Tokenises ahead of the clock."""
-        self._ids.update({p: self._tokenizer(p, return_tensors="pt")["input_ids"] for p in prompts})
+        for prompt in prompts:
+            ids = self._tokenizer(prompt, return_tensors="pt")["input_ids"]
+            self._ids[prompt] = ids.to(self.device)
 
     def tokens(self, prompt: str) -> int:
         """Length of a prompt."""
@@ -65,8 +70,7 @@ class BareForward:
 
     def run(self, prompt: str) -> None:
         """One forward pass."""
-        with torch.inference_mode():
-            self.module(self._ids[prompt], use_cache=False, logits_to_keep=1)
+        self._forward(self._ids[prompt])
 
     def run_all(self, prompts: Sequence[str]) -> None:
         """One forward pass after another."""
@@ -75,9 +79,18 @@ class BareForward:
 
     def run_batch(self, prompts: Sequence[str]) -> None:
         """All in one forward pass; they have the same length."""
+        self._forward(torch.cat([self._ids[p] for p in prompts]))
+
+    def run_padded(self, prompts: Sequence[str]) -> None:
+        """All in one forward pass, padded on the right to the longest of them."""
+        rows = [self._ids[p][0] for p in prompts]
+        self._forward(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
+
+    def _forward(self, ids: torch.Tensor) -> None:
         with torch.inference_mode():
-            batch = torch.cat([self._ids[p] for p in prompts])
-            self.module(batch, use_cache=False, logits_to_keep=1)
+            self.module(ids, use_cache=False, logits_to_keep=1)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 class Engine:

@@ -1,102 +1,187 @@
-"""How a benchmark is shown: figures, targets beside them, and by how much one is missed."""
+"""What a benchmark found and how it is shown: ratios to a stated baseline, checks, and the rest.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+A time by itself says as much about the machine as about the program, so the first table holds ratios,
+each with its median, its quartiles and how many there are; figures in other units only stand beside.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.timing import Latency, Throughput
+#: Where results are kept, below the folder a benchmark is started in.
+OUT = Path(".bench")
 
-#: End to end with one client, seconds over those of a bare forward pass.
-MAX_LATENCY_RATIO = 1.25
-#: Sixteen clients, analyses a second over bare forward passes a second, one after another.
-MIN_THROUGHPUT_RATIO = 2.5
-#: Peak resident bytes over those of the same model doing bare forward passes.
-MAX_MEMORY_RATIO = 1.05
 
-_MIB = 1024 * 1024
-_NAMES = {"bare": "transformers, bare forward", "engine": "dla in the engine", "grpc": "dla over gRPC"}
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """``what`` over ``baseline``, once a pair or round. A target is ``at_most`` or ``at_least``."""
+
+    what: str
+    baseline: str
+    values: Sequence[float]
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def median(self) -> float:
+        """The figure to quote."""
+        return statistics.median(self.values)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The middle half lies between them; both are the value when there is one."""
+        if len(self.values) == 1:
+            return self.values[0], self.values[0]
+        low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median keeps to the target; ``None`` without one."""
+        if self.at_most is not None:
+            return self.median <= self.at_most
+        return None if self.at_least is None else self.median >= self.at_least
+
+    @property
+    def target(self) -> str:
+        """The target as it is printed."""
+        if self.at_most is not None:
+            return f"at most {self.at_most:g}"
+        return "" if self.at_least is None else f"at least {self.at_least:g}"
+
+    @property
+    def verdict(self) -> str:
+        """Met, or by how much it is missed."""
+        if self.met is None:
+            return ""
+        bound = self.at_most if self.at_most is not None else self.at_least
+        assert bound is not None
+        return "[green]met[/]" if self.met else f"[red]missed by {abs(self.median / bound - 1):.1%}[/]"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that must hold. ``met`` is ``None`` where it could not be looked at."""
+
+    what: str
+    found: str
+    met: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything one run measured. ``peaks`` are bytes, ``None`` where the system does not tell."""
+    """One benchmark's findings. ``setting`` says what was run; ``figures`` are what the ratios were
+    made of, in their own units."""
 
-    machine: str
-    tokens: int
-    latency: Mapping[str, Latency]
-    throughput: Mapping[int, Mapping[str, Throughput]]
-    peaks: Mapping[str, int | None]
-    daemon_peak: int | None
-    seconds: float
+    name: str
+    setting: str
+    ratios: Sequence[Ratio] = ()
+    checks: Sequence[Check] = ()
+    figures: Sequence[tuple[str, str]] = ()
+    data: Any = None
+    seconds: float = 0.0
+    #: Share of the full size that was run; below 1 nothing here may be quoted.
+    share: float = 1.0
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def failed(self) -> list[str]:
+        """Checks that do not hold. A target missed is a finding; a broken invariant is a fault."""
+        return [check.what for check in self.checks if check.met is False]
 
 
 def print_report(report: Report) -> None:
-    """Prints tables, then the targets."""
+    """Prints ratios, checks, figures."""
+    console = console_of_any_width()
+    size = "" if report.share == 1 else f"  [yellow](share {report.share:g} of the size: not to be quoted)[/]"
+    console.print(f"\n[bold]{report.name}[/]{size}\n{report.setting}")
+    if report.ratios:
+        console.print(_ratio_table(report.ratios))
+    if report.checks:
+        console.print(_check_table(report.checks))
+    if report.figures:
+        console.print(_figure_table(report.figures))
+    for note in report.notes:
+        console.print(note)
+    console.print(f"{report.seconds:.0f} s")
+
+
+def save_report(report: Report, machine: str, busy: float) -> Path:
+    """Writes everything as JSON below :data:`OUT`; answers where."""
+    OUT.mkdir(exist_ok=True)
+    path = OUT / f"{report.name}-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    content = {"machine": machine, "busy_before": busy, **asdict(report)}
+    content["ratios"] = [
+        {**asdict(r), "median": r.median, "quartiles": r.quartiles, "met": r.met} for r in report.ratios
+    ]
+    path.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    return path
+
+
+def console_of_any_width() -> Console:
+    """A console whose tables are not cut where nobody looks at them."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 110  # a file or a pipe
-    console.print(f"SmolLM2-135M, prompts of {report.tokens} tokens, unit=head; {report.machine}")
-    console.print(_latency_table(report.latency))
-    console.print(_throughput_table(report.throughput))
-    console.print(_memory_table(report))
-    console.print("\nTargets")
-    for line in _targets(report):
-        console.print(f"  {line}")
-    console.print(f"\n{report.seconds:.0f} s; medians; every prompt differs, so nothing is cached")
+        console.width = 130  # a file or a pipe
+    return console
 
 
-def _latency_table(latency: Mapping[str, Latency]) -> Table:
-    table = Table("one at a time", "ms", "x bare (median of pairs)", title="Latency", title_justify="left")
-    for name, found in latency.items():
-        table.add_row(_NAMES[name], f"{found.median_s * 1e3:.1f}", f"{found.ratio:.3f}")
+def _ratio_table(ratios: Sequence[Ratio]) -> Table:
+    table = Table("ratio", "over", "median", "middle half", "of", "target", "", title="", show_edge=False)
+    for ratio in ratios:
+        low, high = ratio.quartiles
+        table.add_row(
+            ratio.what,
+            ratio.baseline,
+            f"{ratio.median:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            str(len(ratio.values)),
+            ratio.target,
+            ratio.verdict,
+        )
     return table
 
 
-def _throughput_table(throughput: Mapping[int, Mapping[str, Throughput]]) -> Table:
-    table = Table("at once", "what", "per s", "x bare, one by one", title="Throughput", title_justify="left")
-    for clients, found in throughput.items():
-        for name, rate in found.items():
-            at_once = "1" if name == "bare" else str(clients)
-            table.add_row(at_once, _NAMES[name], f"{rate.median_per_s:.1f}", f"{rate.ratio:.2f}")
-        table.add_section()
+def _check_table(checks: Sequence[Check]) -> Table:
+    table = Table("must hold", "found", "", show_edge=False)
+    for check in checks:
+        table.add_row(check.what, check.found, _holds(check.met))
     return table
 
 
-def _memory_table(report: Report) -> Table:
-    table = Table("peak memory", "MiB", "x bare", title="Memory", title_justify="left")
-    for name, label in (("one", "one prompt"), ("many", "sixteen prompts")):
-        bare, engine = report.peaks[f"bare_{name}"], report.peaks[f"engine_{name}"]
-        if bare is None or engine is None:
-            continue
-        table.add_row(f"model and bare forward, {label}", f"{bare / _MIB:.0f}", "1")
-        table.add_row(f"model and dla in the engine, {label}", f"{engine / _MIB:.0f}", f"{engine / bare:.3f}")
-    if report.daemon_peak is not None:
-        table.add_row("daemon, all of the above", f"{report.daemon_peak / _MIB:.0f}", "")
+def _holds(met: bool | None) -> str:
+    if met is None:
+        return "[yellow]not looked at[/]"
+    return "[green]holds[/]" if met else "[red]does not hold[/]"
+
+
+def _figure_table(figures: Sequence[tuple[str, str]]) -> Table:
+    table = Table("beside it", "", show_edge=False)
+    for what, value in figures:
+        table.add_row(what, value)
     return table
 
 
-def _targets(report: Report) -> list[str]:
-    most = max(report.throughput)
-    lines = [
-        _verdict("gRPC, one client: time", report.latency["grpc"].ratio, MAX_LATENCY_RATIO, at_most=True),
-        _verdict(
-            f"gRPC, {most} clients: throughput",
-            report.throughput[most]["grpc"].ratio,
-            MIN_THROUGHPUT_RATIO,
-            at_most=False,
-        ),
-    ]
-    for name, label in (("one", "one prompt"), ("many", "sixteen prompts")):
-        bare, engine = report.peaks[f"bare_{name}"], report.peaks[f"engine_{name}"]
-        if bare is not None and engine is not None:
-            lines.append(_verdict(f"engine, {label}: memory", engine / bare, MAX_MEMORY_RATIO, at_most=True))
-    return lines
+def scaled(count: int, share: float, least: int = 1) -> int:
+    """``share`` of ``count``, at least ``least``."""
+    return max(least, round(count * share))
 
 
-def _verdict(what: str, value: float, target: float, *, at_most: bool) -> str:
-    met = value <= target if at_most else value >= target
-    sign = "<=" if at_most else ">="
-    verdict = "[green]met[/]" if met else f"[red]missed by {abs(value / target - 1):.1%}[/]"
-    return f"{what} {value:.3f} x bare (target {sign} {target}): {verdict}"
+def pairwise(mine: Sequence[float], base: Sequence[float]) -> list[float]:
+    """Each of ``mine`` over its partner in ``base``."""
+    return [a / b for a, b in zip(mine, base, strict=True)]
+
+
+def table_rows(headings: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> Table:
+    """A plain table in the style of the others."""
+    table = Table(*headings, show_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

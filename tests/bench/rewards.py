@@ -1,85 +1,44 @@
-"""``python -m tests.bench.rewards``: Shop-R1 rewards over gRPC beside other ways to their numbers.
+"""Shop-R1 rewards over gRPC beside other ways to their numbers, as a trainer asks for them.
 
-Rollouts of some 200 rationale tokens, eight a prompt. The contenders take turns; all of them meet what
-else the machine does. Read the ratios. Results also go to ``.bench/``.
+Rollouts of some 200 rationale tokens, eight a prompt. The baselines are one forward a sample, and the
+log-probabilities of batches as TRL computes them; they take turns with the daemon and do a part of what
+it does, as their rate needs fewer to be known. Peak memory is that of a step of so many rollouts.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import torch
-from rich.console import Console
-from rich.table import Table
 
 from lensd_client.trl import ShopR1Reward
 from lensd_server.settings import EMBEDDED_NAME
 from tests.bench.contenders import converted_weights
 from tests.bench.memory import forget_peak, peak_bytes
+from tests.bench.report import Check, Ratio, Report, pairwise, scaled
 from tests.bench.reward_contenders import BATCH, Transformers
 from tests.bench.rollouts import A_PROMPT, Rollout, rollouts
-from tests.e2e.daemon import running_daemon
+from tests.bench.timing import turn_order
+from tests.e2e.daemon import Daemon, running_daemon
 
-ROUNDS = 4
+ROLLOUTS, ROUNDS = 256, 4
 #: Rewards a second over those of the loop, and over the batched log-probabilities.
-MIN_OVER_LOOP, MIN_OVER_BATCHES = 3.0, 1.0
-#: Largest growth of the daemon from its first round to its last, as a share of its size.
-MAX_GROWTH = 1.05
+OVER_LOOP, OVER_BATCHES = 3.0, 1.0
+#: Rollouts in a step whose peak is taken first, over which that of :data:`ROLLOUTS` may not grow.
+SMALL_STEP, GROWTH = 32, 1.02
+#: Relative; fp32 in batches of other shapes, over a rationale of two hundred tokens.
+TOLERANCE = 1e-4
 _MIB = 1024 * 1024
-_NAMES = {
-    "loop": "transformers, one sample at a time",
-    "batches": f"log-probabilities as in TRL, batches of {BATCH}",
-    "lensd": "shop-r1 over gRPC",
-}
+_NAMES = {"loop": "one forward a sample", "batches": f"log-probabilities as in TRL, batches of {BATCH}"}
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Rewards a second by round, peak bytes, and how far self-certainties are apart."""
-
-    machine: str
-    tokens: tuple[int, int]
-    rollouts: int
-    rates: dict[str, list[float]]
-    peaks: dict[str, list[int | None]]
-    largest_difference: float
-    seconds: float
-
-    def ratio(self, base: str) -> float:
-        """Median over rounds of lensd's rate over another's in the same round."""
-        pairs = zip(self.rates["lensd"], self.rates[base], strict=True)
-        return statistics.median(mine / other for mine, other in pairs)
-
-
-def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rollouts", type=int, default=256, help="rollouts that lensd scores, in all")
-    report = measure(parser.parse_args().rollouts)
-    print_report(report)
-    out = Path(".bench")
-    out.mkdir(exist_ok=True)
-    name = f"rewards-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    (out / name).write_text(json.dumps(asdict(report), indent=1))
-
-
-def measure(count: int) -> Report:
-    """``count`` rollouts by lensd in :data:`ROUNDS` rounds; the others do a part of each round's."""
-    started = time.monotonic()
-    a_round = max(A_PROMPT, count // ROUNDS)
+def measure(share: float) -> Report:
+    """Rounds of all ways in turns, then the peaks of a small and a large step."""
+    a_round = scaled(ROLLOUTS // ROUNDS, share, A_PROMPT)
     shares = {"loop": max(4, a_round // 8), "batches": max(BATCH, a_round // 4), "lensd": a_round}
     alone = Transformers(converted_weights())
-    rates: dict[str, list[float]] = {name: [] for name in shares}
-    peaks: dict[str, list[int | None]] = {name: [] for name in shares}
-    difference = 0.0
     with tempfile.TemporaryDirectory() as state, running_daemon(Path(state)) as daemon:
         reward = ShopR1Reward(daemon.grpc, model=EMBEDDED_NAME)
         ways: dict[str, Callable[[Sequence[Rollout]], Any]] = {
@@ -90,87 +49,55 @@ def measure(count: int) -> Report:
         source = rollouts(seed=1)
         warm_up = list(islice(source, A_PROMPT))
         for run in ways.values():
-            run(warm_up[:2])
+            run(warm_up)
+        rates: dict[str, list[float]] = {name: [] for name in shares}
+        difference = 0.0
         for number in range(ROUNDS):
             batch = list(islice(source, a_round))
             found: dict[str, Any] = {}
-            for name in _turn(list(ways), number):
-                forget_peak()
+            for name in turn_order(list(ways), number):
                 own = batch[: shares[name]]
                 begin = time.perf_counter()
                 found[name] = ways[name](own)
                 rates[name].append(len(own) / (time.perf_counter() - begin))
-                peaks[name].append(peak_bytes(daemon.process.pid if name == "lensd" else None))
             pairs = zip(found["loop"], found["lensd"], strict=False)
             difference = max(difference, *(abs(one / other - 1) for one, other in pairs))
+        steps = scaled(SMALL_STEP, share, A_PROMPT), scaled(ROLLOUTS, share, 2 * A_PROMPT)
+        peaks = [_peak(daemon, ways["lensd"], list(islice(source, step))) for step in steps]
         reward.close()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    seconds = time.monotonic() - started
-    tokens = alone.tokens(warm_up[0])
-    return Report(machine, tokens, a_round * ROUNDS, rates, peaks, difference, seconds)
+    total, own_tokens = alone.tokens(warm_up[0])
+    return Report(
+        name="rewards",
+        setting=f"SmolLM2-135M, {a_round * ROUNDS} rollouts of {total} tokens, {own_tokens} of them rationale, "
+        f"{A_PROMPT} a prompt; {shares['loop']} and {shares['batches']} a round for the baselines, {a_round} for lensd",
+        ratios=[
+            Ratio("rewards a second", _NAMES["loop"], pairwise(rates["lensd"], rates["loop"]), at_least=OVER_LOOP),
+            Ratio("rewards a second", _NAMES["batches"], pairwise(rates["lensd"], rates["batches"]), at_least=OVER_BATCHES),
+            Ratio(f"peak memory, {steps[1]} rollouts a step", f"{steps[0]} a step", [peaks[1] / peaks[0]], at_most=GROWTH),
+        ],
+        checks=[
+            Check(
+                f"self-certainties are the loop's, to {TOLERANCE:.0e} of each",
+                f"apart by {difference:.1e}",
+                difference <= TOLERANCE,
+            )
+        ],
+        figures=[
+            ("a second", ", ".join(f"{name} {statistics.median(rate):.2f}" for name, rate in rates.items())),
+            ("daemon's peak", f"{peaks[0] / _MIB:.0f}, {peaks[1] / _MIB:.0f} MiB"),
+        ],
+    )  # fmt: skip
 
 
-def print_report(report: Report) -> None:
-    """The table, then the targets."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 110  # a file or a pipe
-    total, own = report.tokens
-    console.print(
-        f"SmolLM2-135M, {report.rollouts} rollouts of {total} tokens, {own} of them rationale, "
-        f"{A_PROMPT} a prompt; {report.machine}"
-    )
-    table = Table(
-        "way",
-        "a second",
-        "lensd is x",
-        "peak MiB, first round",
-        "last",
-        title="Rewards",
-        title_justify="left",
-    )
-    for name, label in _NAMES.items():
-        first, last = (
-            f"{peak / _MIB:.0f}" if peak else "" for peak in (report.peaks[name][0], report.peaks[name][-1])
-        )
-        table.add_row(
-            label, f"{statistics.median(report.rates[name]):.2f}", f"{report.ratio(name):.2f}", first, last
-        )
-    console.print(table)
-    console.print("Each context is run once a rollout: prefixes are not shared yet.")
-    console.print(
-        f"largest relative difference of self-certainties to the loop's: {report.largest_difference:.1e}"
-    )
-    console.print("\nTargets")
-    for what, value, target in (
-        ("over the loop", report.ratio("loop"), MIN_OVER_LOOP),
-        ("over log-probabilities in batches", report.ratio("batches"), MIN_OVER_BATCHES),
-    ):
-        console.print(
-            f"  rewards a second {what}: {value:.2f} (at least {target}): {_verdict(value >= target)}"
-        )
-    first, last = report.peaks["lensd"][0], report.peaks["lensd"][-1]
-    if first and last:
-        grown = last / first
-        console.print(
-            f"  daemon, last round over first: {grown:.3f} (at most {MAX_GROWTH}): {_verdict(grown <= MAX_GROWTH)}"
-        )
-    console.print(f"\n{report.seconds:.0f} s; medians of {ROUNDS} rounds")
+def _peak(daemon: Daemon, run: Callable[[Sequence[Rollout]], Any], step: Sequence[Rollout]) -> int:
+    """Bytes the daemon holds at most while it scores a step."""
+    forget_peak(daemon.process.pid)
+    run(step)
+    peak = peak_bytes(daemon.process.pid)
+    assert peak is not None, "peak memory is read from /proc, which this system does not have"
+    return peak
 
 
 def _score(reward: ShopR1Reward, batch: Sequence[Rollout]) -> list[float]:
     rows = reward.score([r.context for r in batch], [r.output for r in batch], [r.reference for r in batch])
     return [row["self_certainty"] for row in rows]
-
-
-def _turn(names: list[str], number: int) -> list[str]:
-    shift = number % len(names)  # nobody always runs after the same neighbour
-    return names[shift:] + names[:shift]
-
-
-def _verdict(is_met: bool) -> str:
-    return "[green]met[/]" if is_met else "[red]missed[/]"
-
-
-if __name__ == "__main__":
-    main()

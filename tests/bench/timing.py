@@ -1,49 +1,24 @@
 """Timing of contenders that take turns, so that a change of the machine's pace meets all of them."""
 
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Seconds of one contender and, pair by pair, how they compare with the baseline's."""
-
-    median_s: float
-    #: Median over pairs of seconds divided by the baseline's seconds for the same prompt.
-    ratio: float
+_Asked = TypeVar("_Asked")
 
 
 def take_turns(
-    contenders: Mapping[str, Callable[[str], object]], prompts: Iterator[str], pairs: int
-) -> dict[str, Latency]:
-    """Runs every contender on every prompt. The first one is the baseline of the ratios."""
-    names = list(contenders)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(pairs):
-        prompt = next(prompts)
-        shift = turn % len(names)  # nobody always runs after the same neighbour
-        for name in names[shift:] + names[:shift]:
+    contenders: Mapping[str, Callable[[_Asked], object]], asked: Iterator[_Asked], turns: int
+) -> dict[str, list[float]]:
+    """Seconds of every contender on each of the next ``turns`` things asked, in their order."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(turns):
+        one = next(asked)
+        for name in turn_order(list(contenders), turn):
             start = time.perf_counter()
-            contenders[name](prompt)
+            contenders[name](one)
             seconds[name].append(time.perf_counter() - start)
-    base = seconds[names[0]]
-    return {
-        name: Latency(
-            statistics.median(taken),
-            statistics.median(mine / other for mine, other in zip(taken, base, strict=True)),
-        )
-        for name, taken in seconds.items()
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Throughput:
-    """Requests a second of one contender, and its ratio to the baseline's in the same round."""
-
-    median_per_s: float
-    ratio: float
+    return seconds
 
 
 def compare_throughput(
@@ -51,20 +26,19 @@ def compare_throughput(
     prompts: Iterator[str],
     sizes: Mapping[str, int],
     rounds: int,
-) -> dict[str, Throughput]:
-    """Gives each contender ``sizes[name]`` prompts at once, round by round; the first is the baseline."""
+) -> dict[str, list[float]]:
+    """Prompts a second by round: each contender is given ``sizes[name]`` new ones at once."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
+    for turn in range(rounds):
+        for name in turn_order(list(contenders), turn):
             batch = [next(prompts) for _ in range(sizes[name])]
             start = time.perf_counter()
-            run(batch)
+            contenders[name](batch)
             rates[name].append(len(batch) / (time.perf_counter() - start))
-    base = rates[next(iter(contenders))]
-    return {
-        name: Throughput(
-            statistics.median(mine),
-            statistics.median(a / b for a, b in zip(mine, base, strict=True)),
-        )
-        for name, mine in rates.items()
-    }
+    return rates
+
+
+def turn_order(names: Sequence[str], turn: int) -> list[str]:
+    """Nobody always runs after the same neighbour."""
+    shift = turn % len(names)
+    return [*names[shift:], *names[:shift]]
