@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensd_client import Client
 from lensd_server.engine.batching.turn import Turn
-from lensd_server.engine.device import choose_device, set_cpu_threads
+from lensd_server.engine.device import set_cpu_threads
 from lensd_server.engine.events import AnalysisRequest, Found
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.conversion import ConversionCache
@@ -51,7 +51,7 @@ class BareForward:
         set_cpu_threads()
         transformers.utils.logging.disable_progress_bar()
         #: Where a daemon with default settings puts the model, too.
-        self.device = choose_device("auto").torch
+        self.device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
         module: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.module: Any = module.to(self.device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)

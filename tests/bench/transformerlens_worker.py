@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge import TransformerBridge  # pyright: ignore[reportMissingImports]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
