@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lensd_server.telemetry.monitoring.alerts import ALERTS
+from lensd_server.telemetry.monitoring.alerts import ALERTS, GROUPS
 from lensd_server.telemetry.monitoring.files import files
 from lensd_server.telemetry.monitoring.rules import Alert, annotations
 
@@ -46,6 +46,8 @@ HEALTHY = {
     'lensd_event_loop_lag_seconds_bucket{job="lensd",instance="a",le="+Inf"}': "0+240x6000",
     'lensd_draining{job="lensd",instance="a"}': "0x6000",
     'lensd_plugin_info{job="lensd",instance="a",plugin="p",distribution="lensd-p",version="1",status="active"}': "1x6000",
+    'lensd_config_reloads_total{job="lensd",instance="a",outcome="ok"}': "0 1 2 3x6000",
+    'lensd_config_reloads_total{job="lensd",instance="a",outcome="refused"}': "0x6000",
 }
 
 _ANALYSES = 'lensd_analyses_total{job="lensd",instance="a",analyzer="dla",model="m",outcome="%s"}'
@@ -167,6 +169,14 @@ CASES = [
         silent_at=("9m", "12m"),
     ),
     Case(
+        "LensdConfigRefused",
+        {'lensd_config_reloads_total{job="lensd",instance="a",outcome="refused"}': "0x9 1x60"},
+        at="12m",
+        summary="a refused its new configuration",
+        labels={**_ONE, "outcome": "refused"},
+        silent_at=("9m", "30m"),
+    ),
+    Case(
         "LensdPluginQuarantined",
         {
             'lensd_plugin_info{job="lensd",instance="a",plugin="p",distribution="lensd-p",version="1",status="active"}': "1x9 _x50",
@@ -204,6 +214,8 @@ def run(
     document = {
         "rule_files": [str(rules / "lensd-rules.yml")],
         "evaluation_interval": every,
+        # Otherwise by chance: an alert would look for what is recorded only after it.
+        "group_eval_order": [group.name for group in GROUPS],
         "tests": [
             {
                 "interval": "1m",

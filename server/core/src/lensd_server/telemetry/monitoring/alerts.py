@@ -205,6 +205,19 @@ PROCESS = Group(
             lasting="5m",
         ),
         Alert(
+            "LensdConfigRefused",
+            f'increase({d.CONFIG_RELOADS.name}{{outcome="refused"}}[15m]) > 0',
+            "ticket",
+            "{{ $labels.instance }} refused its new configuration",
+            "The daemon was told to read its configuration again and could not use it. It goes on with the old one, "
+            "but would not start with the new one.",
+            (
+                "The log line at that time names the key and what is wrong with it.",
+                "`lensd doctor --config FILE` checks a file without touching the daemon.",
+                "Mend it and reload again (`systemctl reload lensd`, or SIGHUP).",
+            ),
+        ),
+        Alert(
             "LensdPluginQuarantined",
             f'{d.PLUGIN_INFO.name}{{status="quarantined"}} == 1',
             "ticket",
