@@ -87,6 +87,11 @@ class LimitSettings(_Section):
     max_analyses: int = Field(default=256, ge=1)
     max_analyses_per_stream: int = Field(default=64, ge=1)
     max_queued_rows: int = Field(default=4096, ge=1)
+    #: What the analyses of one model may take together, as their analyzers estimate it.
+    max_admitted_tokens: int = Field(default=16 * 1024 * 1024, ge=1)
+    max_admitted_bytes: int = Field(default=4096 * _MIB, ge=1)
+    #: How much of analyses, rows, tokens and bytes one caller may have.
+    caller_share: float = Field(default=0.75, gt=0, le=1)
     #: Largest artifact or checkpoint that an analyzer may store.
     max_artifact_bytes: int = Field(default=1024 * _MIB, ge=1024)
     #: How long an analyzer may hold up the others, or go on after it was cancelled, until its
@@ -94,6 +99,10 @@ class LimitSettings(_Section):
     max_stall_s: float | None = Field(default=30.0, gt=0)
     #: Longest an analysis may take; ``None`` for no limit.
     max_timeout_s: float | None = Field(default=None, gt=0)
+
+    def share(self, limit: int) -> int:
+        """What one caller may have of ``limit``."""
+        return max(1, int(limit * self.caller_share))
 
     @property
     def max_part_bytes(self) -> int:

@@ -5,7 +5,8 @@ import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import suppress
-from typing import Any, cast, get_args
+from functools import partial
+from typing import Any, NoReturn, TypeVar, cast, get_args
 
 from torch import Tensor
 
@@ -30,6 +31,8 @@ CLOSE_S = 10.0
 
 _RESULTS: tuple[type, ...] = get_args(Result)
 _END = object()
+
+T = TypeVar("T")
 
 
 class Driver:
@@ -66,7 +69,7 @@ class Driver:
         else:
             blocking = None if model is None else BlockingHandle(model.loaded.card, model.batcher, ticket)
             context = BlockingAnalysisContext(*common, blocking)
-            await _on_thread(analysis, lambda: _pump(analysis, analyzer, params, context, check))
+            await on_own_thread(analysis, lambda: _pump(analysis, analyzer, params, context, check))
         with analysis.foreign():
             check.finish()
         saved.discard()
@@ -133,22 +136,22 @@ def _pump(
                 results.close()
 
 
-async def _on_thread(analysis: Analysis, work: Callable[[], None]) -> None:
+async def on_own_thread(analysis: Analysis, work: Callable[[], T]) -> T:
     """Runs ``work`` on a thread of its own and waits until it has ended, even when cancelled.
 
     Each plain analyzer has a thread to itself, since one may loop for long or wait for a slow
     reader; admission bounds how many there are. Daemon threads do not keep the process alive.
     """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[BaseException | None] = loop.create_future()
+    ended: asyncio.Future[Callable[[], T]] = loop.create_future()
 
     def run() -> None:
-        error: BaseException | None = None
         try:
-            work()
-        except BaseException as caught:  # handed to the loop, which raises it
-            error = caught
-        post(loop, ended.set_result, error)
+            result = work()
+        except BaseException as error:  # handed to the loop, which raises it
+            post(loop, ended.set_result, partial(_raise, error))
+        else:
+            post(loop, ended.set_result, lambda: result)
 
     context = contextvars.copy_context()
     name = f"lensd-analysis-{analysis.request.request_id}"
@@ -157,8 +160,11 @@ async def _on_thread(analysis: Analysis, work: Callable[[], None]) -> None:
         # A cancel has reached the ticket, which the thread looks at; here it must not cut the wait short.
         with suppress(asyncio.CancelledError):
             await asyncio.wait([ended])
-    if (error := ended.result()) is not None:
-        raise error
+    return ended.result()()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def _checked(result: object) -> Result | None:

@@ -2,13 +2,16 @@
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 
-from lensd_api import Draining, LensdError
+from lensd_api import BaseParams, Draining, LensdError
+from lensd_api.analyzer import is_async
 from lensd_server.engine.admission import Admission
 from lensd_server.engine.batching.ticket import Ticket
-from lensd_server.engine.drive import Driver
+from lensd_server.engine.costs import estimate
+from lensd_server.engine.drive import Driver, on_own_thread
 from lensd_server.engine.events import (
     Accepted,
     AnalyzerLookup,
@@ -18,7 +21,7 @@ from lensd_server.engine.events import (
     RegisteredAnalyzer,
 )
 from lensd_server.engine.faults import internal_failure
-from lensd_server.engine.models.residency import Residency
+from lensd_server.engine.models.residency import Residency, ResidentModel
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.running import Analysis, outcome_of
 from lensd_server.engine.suitability import choose_model, require
@@ -87,6 +90,8 @@ class Performer:
         if resident is not None:
             require(needs, resident.loaded.card.anatomy, model)
         ahead = self._admission.admit(analysis)
+        if resident is not None:
+            await self._reserve(analysis, registered, params, resident)
         self._observers.started(analysis.record())
         await channel.put(self._accepted(registered, model, ahead))
         if not model:
@@ -96,8 +101,20 @@ class Performer:
         async with self._residency.lease(model, lambda step: channel.put_now(_loading(step))) as resident:
             ticket.usage.queue_s += time.monotonic() - waited
             require(needs, resident.loaded.card.anatomy, model)
+            if not analysis.cost.tokens:  # only a model in memory can tell
+                await self._reserve(analysis, registered, params, resident)
             await self._driver.drive(analysis, registered, params, resident)
+            self._admission.succeeded(analysis)
             return resident.loaded.card.revision
+
+    async def _reserve(
+        self, analysis: Analysis, registered: RegisteredAnalyzer, params: BaseParams, model: ResidentModel
+    ) -> None:
+        work = partial(estimate, registered, params, model.loaded.card)
+        # Whoever computes on a thread may take its time over an estimate as well.
+        cost = work() if is_async(registered.analyzer) else await on_own_thread(analysis, work)
+        analysis.ticket.check()
+        self._admission.reserve(analysis, cost, model.batcher)
 
     def _accepted(self, registered: RegisteredAnalyzer, model: str, ahead: int) -> Accepted:
         status = self._residency.status(model) if model else None

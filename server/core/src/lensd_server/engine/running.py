@@ -11,6 +11,7 @@ import structlog
 from lensd_api import (
     AnalysisRecord,
     Cancelled,
+    Cost,
     DeadlineExceeded,
     DeviceOutOfMemory,
     Exhausted,
@@ -50,6 +51,9 @@ _OUTCOMES: tuple[tuple[type[LensdError], str], ...] = (
     (Unauthenticated, "client_error"),
 )
 
+#: Refused for lack of room or time, though not by their class.
+_REJECTIONS = ("OVER_BUDGET", "DEADLINE_TOO_SHORT")
+
 
 @dataclass(slots=True, eq=False)
 class Analysis:
@@ -64,6 +68,8 @@ class Analysis:
     model: str = ""
     task: "asyncio.Task[None] | None" = None
     admitted: bool = False
+    #: What it is counted for; nothing until its model can tell.
+    cost: Cost = field(default_factory=Cost)
     started: float = field(default_factory=time.monotonic)
 
     def record(self, outcome: str = "") -> AnalysisRecord:
@@ -120,4 +126,11 @@ def outcome_of(error: LensdError | None) -> str:
     """The label by which an analysis is counted."""
     if error is None:
         return "ok"
+    if error.reason in _REJECTIONS:
+        return "rejected"
     return next((label for kind, label in _OUTCOMES if isinstance(error, kind)), "internal")
+
+
+def is_rejection(error: LensdError) -> bool:
+    """Whether it was refused or broken off for lack of room or time."""
+    return error.status in ("RESOURCE_EXHAUSTED", "UNAVAILABLE") or error.reason in _REJECTIONS

@@ -9,6 +9,7 @@ from typing import cast
 from lensd_api.errors import Cancelled, DeadlineExceeded, LensdError
 from lensd_proto.v1 import analysis_pb2
 from lensd_server.engine.events import Accepted, AnalysisEvent, AnalysisRequest, Executor, Found
+from lensd_server.engine.running import is_rejection
 from lensd_server.engine.soundness import takes_long
 from lensd_server.rpc import wire
 from lensd_server.rpc.convert import EventWriter
@@ -62,7 +63,7 @@ class AnalysisServicer:
                     async for response in responses:
                         yield response
         except LensdError as error:
-            if error.status in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"):
+            if is_rejection(error):
                 self._metrics.rejected(error.reason)
             if isinstance(error, Cancelled) and self._gate.cut:
                 # Not the caller's doing, and worth another try elsewhere.

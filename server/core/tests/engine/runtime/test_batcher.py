@@ -18,11 +18,13 @@ from lensd_api import (
     ModelView,
     PluginFailure,
     QueueFull,
+    QuotaExceeded,
     Reduce,
     Site,
     Stack,
     TooLarge,
 )
+from lensd_server.engine.batching.price import Price
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.events import Priority
 from lensd_server.engine.observers import BatchRecord, Observers
@@ -203,6 +205,36 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(make_bench: Callable[..
         bench.submit([3])
     assert refused.value.retry_after_s
     assert bench.batcher.waiting()[0] == 2
+
+
+def test_one_caller_leaves_room_in_the_queue_for_others(make_bench: Callable[..., Any]) -> None:
+    bench = make_bench(max_rows=4, caller_share=0.5)
+    bench.occupy()
+    here, there = Ticket(peer="ipv4:10.0.0.1:1"), Ticket(peer="ipv4:10.0.0.2:1")
+    bench.submit([1], [2], ticket=here)
+    with pytest.raises(QuotaExceeded) as refused:
+        bench.submit([3], ticket=here)
+    assert refused.value.retry_after_s
+    bench.submit([3], [4], ticket=there)
+    assert bench.batcher.waiting()[0] == 4
+
+
+def test_a_newcomer_is_refused_before_the_queue_is_full(make_bench: Callable[..., Any]) -> None:
+    bench = make_bench(max_rows=4)
+    bench.batcher.check_room()
+    bench.occupy()
+    bench.submit([1], [2], [3], [4])
+    with pytest.raises(QueueFull):
+        bench.batcher.check_room()
+
+
+def test_how_soon_to_try_again_follows_what_batches_took(make_bench: Callable[..., Any]) -> None:
+    bench = make_bench(max_rows=2, max_tokens=1, price=Price.linear(0.0, 3.0))
+    bench.occupy()
+    bench.submit([1], [2])
+    with pytest.raises(QueueFull) as refused:
+        bench.submit([3])
+    assert refused.value.retry_after_s == pytest.approx(3.0)
 
 
 def test_a_call_larger_than_the_queue_is_told_so(make_bench: Callable[..., Any]) -> None:

@@ -160,6 +160,26 @@ def test_what_nobody_waits_for_is_not_taken() -> None:
     assert (len(queue), queue.tokens) == (0, 0)
 
 
+def test_what_is_ahead_of_a_newcomer_are_the_rows_that_come_first_for_sure() -> None:
+    queue = RowQueue(LIMITS)
+    newcomer = Ticket(peer="ipv4:10.0.0.9:1")
+    assert queue.tokens_ahead(newcomer) == 0
+    queue.add(call(Ticket("large", peer="ipv4:10.0.0.1:1"), 50, length=10))
+    queue.add(call(Ticket("other", peer="ipv4:10.0.0.2:1"), 2, first=500, length=20))
+    queue.add(call(low(), 9, first=900, length=30))
+    assert queue.tokens_ahead(newcomer) == 10 + 20
+    # Analyses of its own caller take turns with it; second rows of others come later.
+    queue.add(call(Ticket("mine", peer="ipv4:10.0.0.9:2"), first=700, length=40))
+    assert queue.tokens_ahead(newcomer) == 10 + 20 + 40
+
+
+def test_equal_rows_ahead_are_waited_for_once() -> None:
+    queue = RowQueue(LIMITS)
+    for number in range(9):
+        queue.add(call(Ticket(str(number)), length=10))
+    assert queue.tokens_ahead(Ticket()) == 10
+
+
 CALLS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(1, 6), st.integers(1, 600), st.booleans(), st.integers(0, 20)),
     min_size=1,

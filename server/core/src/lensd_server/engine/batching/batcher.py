@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from lensd_api import DeadlineExceeded, Draining, LensdError, QueueFull, TooLarge
+from lensd_api import DeadlineExceeded, Draining, LensdError, QueueFull, QuotaExceeded, TooLarge
 from lensd_server.engine.anatomy.capture import run_batch
 from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.call import ForwardCall, QueuedRow
@@ -56,20 +56,26 @@ class Batcher:
         """Queues all rows of ``call``, or none. Raises QueueFull, TooLarge, Draining, or what the
         ticket says."""
         call.ticket.check()
-        if len(call.rows) > self._limits.max_rows:
+        most = self._limits.max_own_rows
+        if len(call.rows) > most:
             raise TooLarge(
-                f"{len(call.rows)} rows in one forward; this server queues at most {self._limits.max_rows}: "
+                f"{len(call.rows)} rows in one forward; this server queues at most {most} of one caller: "
                 "send them in several calls"
             )
         call.submitted = self._clock()
         with self._changed:
             if self._closed:
                 raise Draining(f"model {self._name} is being unloaded", retry_after_s=1.0)
-            if len(self._queue) + len(call.rows) > self._limits.max_rows:
-                raise self._full(len(call.rows))
+            self._check_room(len(call.rows), call.ticket)
             self._queue.add(call)
             self._changed.notify_all()
         self._report_queue()
+
+    def check_room(self) -> None:
+        """Raises QueueFull while so many rows wait that those of another analysis would hardly find room."""
+        with self._changed:
+            if len(self._queue) > self._limits.max_rows * 3 // 4:
+                raise self._full(self._limits.max_rows // 4)
 
     def withdraw(self, call: ForwardCall, error: LensdError) -> None:
         """Takes the rows of ``call`` out of the queue at once and settles it with ``error``.
@@ -93,6 +99,16 @@ class Batcher:
     def elapsed(self, call: ForwardCall) -> float:
         """Seconds since ``call`` was submitted."""
         return self._clock() - call.submitted
+
+    def seconds(self, tokens: int) -> float:
+        """What ``tokens`` take in full batches, as batches have gone lately."""
+        with self._changed:
+            return self._pace.seconds(tokens, self._limits.max_tokens)
+
+    def seconds_ahead(self, ticket: Ticket) -> float:
+        """What is certain to run before a first row of ``ticket``, if it were queued now."""
+        with self._changed:
+            return self._pace.seconds(self._queue.tokens_ahead(ticket), self._limits.max_tokens)
 
     def pending(self, ticket: Ticket) -> int:
         """Rows of one analysis that wait or run."""
@@ -168,16 +184,33 @@ class Batcher:
             self._pace.ran(padded_tokens, seconds)
         self._observers.batch_ran(BatchRecord(self._name, len(lengths), sum(lengths), padded_tokens, seconds))
 
+    def _check_room(self, rows: int, ticket: Ticket) -> None:
+        own, share = self._queue.of_caller(ticket), self._limits.max_own_rows
+        if own + rows > share:
+            raise QuotaExceeded(
+                caller=str(ticket.caller),
+                quota="limits.caller_share",
+                limit=share,
+                unit="waiting rows",
+                retry_after_s=self._until_free(own + rows - share),
+            )
+        if len(self._queue) + rows > self._limits.max_rows:
+            raise self._full(rows)
+
     def _full(self, rows: int) -> QueueFull:
-        """For ``rows`` that found no room: how long it takes, at the measured pace, until there is some."""
+        """For ``rows`` that found no room."""
         waiting, limit = len(self._queue), self._limits.max_rows
-        surplus = self._queue.tokens * (waiting + rows - limit) // waiting
-        seconds = min(60.0, max(0.1, self._pace.seconds(surplus, self._limits.max_tokens)))
+        seconds = self._until_free(waiting + rows - limit)
         return QueueFull(
             f"{waiting} rows wait for model {self._name} (limit {limit}); try again in {seconds:.1f} s",
             metadata={"model": self._name, "limit": str(limit)},
             retry_after_s=seconds,
         )
+
+    def _until_free(self, rows: int) -> float:
+        """Seconds until ``rows`` of those that wait are done, at the measured pace."""
+        tokens = self._queue.tokens * rows // max(1, len(self._queue))
+        return min(60.0, max(0.1, self._pace.seconds(tokens, self._limits.max_tokens)))
 
     def _report_queue(self) -> None:
         rows, tokens = self.waiting()

@@ -7,8 +7,10 @@ meanwhile waits for its end; when none are, batches are as large as pays.
 Not safe by itself: the batcher holds its lock around every call.
 """
 
+import math
+from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lensd_server.engine.batching.call import ForwardCall, QueuedRow
 from lensd_server.engine.batching.choose import choose_rows
@@ -32,11 +34,17 @@ SHORT_BATCH = 1.25
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """``max_tokens``: padded tokens a batch may hold. ``price``: what forwards take.
-    ``max_rows``: rows that may wait."""
+    ``max_rows``: rows that may wait, ``caller_share``: how many of them may be one caller's."""
 
     max_tokens: int
     price: Price
     max_rows: int = 4096
+    caller_share: float = 1.0
+
+    @property
+    def max_own_rows(self) -> int:
+        """Rows of one caller that may wait."""
+        return max(1, int(self.max_rows * self.caller_share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,7 @@ class RowQueue:
         #: When an interactive row was last about, and how long such rows are.
         self._interactive_at: float | None = None
         self._interactive_length = 0.0
+        self._callers: Counter[Hashable] = Counter()
         self.tokens = 0
 
     def __len__(self) -> int:
@@ -74,6 +83,7 @@ class RowQueue:
         rows = [QueuedRow(call, i, call.submitted) for i in range(len(call.rows))]
         self._rows += rows
         self.tokens += sum(row.length for row in rows)
+        self._callers[call.ticket.caller] += len(rows)
         for key in (call.ticket, call.ticket.caller):
             self._seen.setdefault(key, self._batches)
         if rows and _is_interactive(rows[0]):
@@ -94,6 +104,20 @@ class RowQueue:
     def pending(self, ticket: Ticket) -> int:
         """Rows of one analysis."""
         return sum(row.call.ticket is ticket for row in self._rows)
+
+    def of_caller(self, ticket: Ticket) -> int:
+        """Rows of whoever is behind ``ticket``."""
+        return self._callers[ticket.caller]
+
+    def tokens_ahead(self, ticket: Ticket) -> int:
+        """Tokens that have their turn before a first row of ``ticket`` would; equal sequences once."""
+        rivals = _in_view([row for row in self._rows if row.call.ticket.priority is ticket.priority])
+        claims = [self._claim(row, low_leads=False) for row in rivals]
+        seen = self._seen.get(ticket.caller, self._batches)
+        mine = Claim(True, ticket.caller, ticket, seen, self._batches, math.inf)
+        order = take_turns([*(replace(claim, urgent=True) for claim in claims), mine])
+        before = [rivals[i].row for i in order[: order.index(len(rivals))]]
+        return sum(len(before[lane[0]].tokens) for lane in share(before))
 
     def take(self, now: float) -> Batch:
         """Takes out the next batch, and what nobody waits for any more."""
@@ -161,7 +185,8 @@ class RowQueue:
     def _keep(self, rows: list[QueuedRow]) -> None:
         self._rows = rows
         self.tokens = sum(row.length for row in rows)
-        waiting = {key for row in rows for key in (row.call.ticket, row.call.ticket.caller)}
+        self._callers = Counter(row.call.ticket.caller for row in rows)
+        waiting = {*self._callers, *(row.call.ticket for row in rows)}
         self._seen = {key: batch for key, batch in self._seen.items() if key in waiting}
 
 

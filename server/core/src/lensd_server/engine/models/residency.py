@@ -268,6 +268,7 @@ class Residency:
                 or loaded.price.saturation(*loaded.device.batch_tokens),
                 price=loaded.price,
                 max_rows=self._limits.max_queued_rows,
+                caller_share=self._limits.caller_share,
             )
             batcher = Batcher(slot.name, loaded.model, loaded.device, limits, observers=self._observers)
         except BaseException as error:  # transformers, a plugin's source, the disk: a load fails alone
