@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lensd_client._retry import Attempts
 from lensd_client._status import error_from_call
 from lensd_client.channels import Connection, Path_
 from lensd_client.errors import LensdError, PermissionDenied, ServerUnavailable
@@ -62,10 +63,16 @@ class ClientBase:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.target!r})"
 
-    def _options(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """Keyword arguments of a gRPC call."""
+    def _attempts(self, timeout_s: float | None = None) -> Attempts:
+        """Those of a call that begins now. Raises ValueError for a timeout that makes no sense."""
+        if timeout_s is not None:
+            duration(timeout_s)
+        return Attempts(self._timeout_s if timeout_s is None else timeout_s)
+
+    def _options(self, attempts: Attempts) -> dict[str, Any]:
+        """Keyword arguments of one attempt of a gRPC call."""
         return {
-            "timeout": self._timeout_s if timeout_s is None else timeout_s,
+            "timeout": attempts.left_s(),
             "metadata": self._connection.metadata,
             "wait_for_ready": self._wait_for_ready or None,
         }
@@ -89,8 +96,6 @@ class ClientBase:
 
 def single_message(request: Request) -> analysis_pb2.AnalyzeRequest:
     """The message of ``analyze``, whose timeout is the call's own deadline."""
-    if request.timeout_s is not None:
-        duration(request.timeout_s)
     message = to_message(request)
     message.ClearField("timeout")
     return message

@@ -91,26 +91,30 @@ def error_from_call(error: grpc.RpcError, target: str) -> LensdError:
             status = status_pb2.Status()
         if status.code == call.code().value[0]:
             return error_from_status(status)
+    told = pushback(error)
+    retry_after_s = told if told is not None and told >= 0 else None
     if code == "UNAVAILABLE":
-        return errors.ServerUnavailable(_unreachable(target, message), retry_after_s=_pushback(trailing))
+        return errors.ServerUnavailable(_unreachable(target, message), retry_after_s=retry_after_s)
     if code == "DEADLINE_EXCEEDED":
         message = f"the time given was up before {target} was done"
     if code == "CANCELLED":
         message = "cancelled by this client"
     if code == "UNIMPLEMENTED":
         message = f"{target} does not offer this method: {message or 'is it a lensd server?'}"
-    return _CLASSES.get(code, LensdError)(message or code, code=code, retry_after_s=_pushback(trailing))
+    return _CLASSES.get(code, LensdError)(message or code, code=code, retry_after_s=retry_after_s)
 
 
 def _pairs(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str | bytes]:
     return dict(list(metadata or ()))
 
 
-def _pushback(trailing: dict[str, str | bytes]) -> float | None:
-    """Seconds the server asks to wait; a negative pushback means: do not try again."""
-    value = trailing.get(_PUSHBACK_KEY, "")
+def pushback(error: Any) -> float | None:
+    """Seconds the server asks to wait, None when it does not say; negative: do not try again here."""
+    value = _pairs(error.trailing_metadata()).get(_PUSHBACK_KEY)
+    if value is None:
+        return None
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    return int(text) / 1000 if text.isdigit() else None
+    return int(text) / 1000 if text.isascii() and text.isdigit() else -1.0
 
 
 def _unreachable(target: str, details: str) -> str:

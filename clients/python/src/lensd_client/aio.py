@@ -1,7 +1,7 @@
 """The client for asyncio, the twin of :mod:`lensd_client.client`: same methods, same arguments."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import cached_property
 from itertools import chain
 from types import TracebackType
@@ -15,6 +15,7 @@ from lensd_client import _catalog_convert as convert
 from lensd_client import catalog
 from lensd_client._base import ClientBase, single_message
 from lensd_client._stubs import Stubs
+from lensd_client.errors import LensdError
 from lensd_client.many import InFlight, Outcome, farewell
 from lensd_client.requests import Priority, Request, merge_params
 from lensd_client.runs import AsyncRun
@@ -52,44 +53,43 @@ class AsyncClient(ClientBase):
         request = Request(
             analyzer, model, merge_params(params, keywords), tensors or {}, priority, timeout_s, request_id
         )
-        call = self._main.analysis.Analyze(single_message(request), **self._options(timeout_s))
-        return AsyncRun(call, self._explain)
+        message, attempts = single_message(request), self._attempts(timeout_s)
+        return AsyncRun(
+            lambda: self._main.analysis.Analyze(message, **self._options(attempts)), attempts, self._explain
+        )
 
     def analyze_many(self, requests: Iterable[Request], *, max_in_flight: int = 16) -> AsyncIterator[Outcome]:
         """Runs many analyses over one stream; outcomes come as they end, in any order.
 
-        At most ``max_in_flight`` run at once; ``requests`` is read only as fast as that. One
-        that fails is an outcome with an ``error``, its neighbours are unharmed. Leaving the
-        loop cancels what still runs.
+        At most ``max_in_flight`` run at once, and no more than the server allows on one stream;
+        ``requests`` is read only as fast as that. One that fails is an outcome with an ``error``,
+        its neighbours are unharmed. Leaving the loop cancels what still runs.
         """
         return self._analyze_many(InFlight(requests, max_in_flight))
 
     async def _analyze_many(self, flight: InFlight) -> AsyncIterator[Outcome]:
-        feed: asyncio.Queue[analysis_pb2.AnalyzeManyRequest | None] = asyncio.Queue()
-
-        async def sending() -> AsyncIterator[analysis_pb2.AnalyzeManyRequest]:
-            while (message := await feed.get()) is not None:
-                yield message
-
-        def send(messages: Iterable[analysis_pb2.AnalyzeManyRequest]) -> None:
-            for message in messages:
-                feed.put_nowait(message)
-            if flight.is_done:
-                feed.put_nowait(None)
-
-        call = self._main.analysis.AnalyzeMany(sending(), **self._options())
-        try:
-            send(flight.due())
-            async for message in call:
-                outcome = flight.feed(message)
-                if outcome is not None:
-                    send(chain(farewell(outcome, message.response.request_id), flight.due()))
-                    yield outcome
-            flight.finish()
-        except grpc.RpcError as error:
-            raise self._explain(error) from error
-        finally:
-            call.cancel()
+        attempts, starts = self._attempts(), flight.due()
+        while True:
+            feed = _Feed(flight)
+            call = self._main.analysis.AnalyzeMany(feed.messages(), **self._options(attempts))
+            try:
+                feed.send(starts)
+                async for message in call:
+                    attempts.commit()
+                    outcome = flight.feed(message)
+                    if outcome is not None:
+                        feed.send(chain(farewell(outcome, message.response.request_id), flight.due()))
+                        yield outcome
+                flight.finish()
+                return
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
+                    raise self._explain(error) from error
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause_s)
+            starts = flight.again()
 
     async def models(self) -> list[catalog.Model]:
         """The configured models, by name."""
@@ -103,14 +103,9 @@ class AsyncClient(ClientBase):
 
     async def load(self, name: str) -> AsyncIterator[catalog.LoadStep]:
         """Makes a model resident, step by step, starting when the iteration does. Admin scope."""
-        call = self._ops.models.LoadModel(models_pb2.LoadModelRequest(name=name), **self._options())
-        try:
-            async for message in call:
-                yield convert.load_step(message)
-        except grpc.RpcError as error:
-            raise self._explain_admin(error) from error
-        finally:
-            call.cancel()
+        request = models_pb2.LoadModelRequest(name=name)
+        async for message in self._stream(self._ops.models.LoadModel, request, self._explain_admin):
+            yield convert.load_step(message)
 
     async def unload(self, name: str) -> catalog.Model:
         """Waits for the model's analyses and frees its memory. Admin scope."""
@@ -119,15 +114,9 @@ class AsyncClient(ClientBase):
 
     async def watch_models(self) -> AsyncIterator[catalog.Model]:
         """The state of every model, then every change, until the iteration is left."""
-        options = self._options()
-        call = self._main.models.WatchModels(models_pb2.WatchModelsRequest(), **options)
-        try:
-            async for message in call:
-                yield convert.model(message.model)
-        except grpc.RpcError as error:
-            raise self._explain(error) from error
-        finally:
-            call.cancel()
+        request = models_pb2.WatchModelsRequest()
+        async for message in self._stream(self._main.models.WatchModels, request, self._explain):
+            yield convert.model(message.model)
 
     async def analyzers(self) -> list[catalog.Analyzer]:
         """The analyzers that answer, by name, without schema, results and examples."""
@@ -209,16 +198,40 @@ class AsyncClient(ClientBase):
         await self.close()
 
     async def _ask(self, method: Any, request: Any) -> Any:
-        try:
-            return await method(request, **self._options())
-        except grpc.RpcError as error:
-            raise self._explain(error) from error
+        return await self._unary(method, request, self._explain)
 
     async def _ask_admin(self, method: Any, request: Any) -> Any:
-        try:
-            return await method(request, **self._options())
-        except grpc.RpcError as error:
-            raise self._explain_admin(error) from error
+        return await self._unary(method, request, self._explain_admin)
+
+    async def _unary(self, method: Any, request: Any, explain: Callable[[Any], LensdError]) -> Any:
+        attempts = self._attempts()
+        while True:
+            try:
+                return await method(request, **self._options(attempts))
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
+                    raise explain(error) from error
+            await asyncio.sleep(pause_s)
+
+    async def _stream(
+        self, method: Any, request: Any, explain: Callable[[Any], LensdError]
+    ) -> AsyncIterator[Any]:
+        attempts = self._attempts()
+        while True:
+            call = method(request, **self._options(attempts))
+            try:
+                async for message in call:
+                    attempts.commit()
+                    yield message
+                return
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
+                    raise explain(error) from error
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause_s)
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
@@ -235,3 +248,21 @@ class AsyncClient(ClientBase):
     @cached_property
     def _ops(self) -> Stubs:
         return self._main if self._admin is self._connection else Stubs(self._admin_channel)
+
+
+class _Feed:
+    """What is still to be sent on a stream of many analyses."""
+
+    def __init__(self, flight: InFlight) -> None:
+        self._flight = flight
+        self._queue: asyncio.Queue[analysis_pb2.AnalyzeManyRequest | None] = asyncio.Queue()
+
+    def send(self, messages: Iterable[analysis_pb2.AnalyzeManyRequest]) -> None:
+        for message in messages:
+            self._queue.put_nowait(message)
+        if self._flight.is_done:
+            self._queue.put_nowait(None)
+
+    async def messages(self) -> AsyncIterator[analysis_pb2.AnalyzeManyRequest]:
+        while (message := await self._queue.get()) is not None:
+            yield message

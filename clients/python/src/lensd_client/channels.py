@@ -4,7 +4,6 @@ A bearer token is sent over TLS or to this very machine, never in the clear over
 """
 
 import ipaddress
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -14,7 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-#: What a client of lensd, in any language, should be configured with. A call is tried again
+#: What a client of lensd, in any language, should be configured with; this one follows it too. A call is tried again
 #: only before its first message and only where the server refused or was not there; the
 #: server's pushback (`grpc-retry-pushback-ms`) decides when. gRPC caps attempts at 5.
 SERVICE_CONFIG: dict[str, Any] = {
@@ -99,8 +98,8 @@ class Connection:
 
     def _options(self) -> Sequence[tuple[str, str | int]]:
         options: list[tuple[str, str | int]] = [
-            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-            ("grpc.enable_retries", 1),
+            # Done by this client (_retry.py): gRPC's own may leave a call waiting for ever.
+            ("grpc.enable_retries", 0),
             # Notices a dead peer within half a minute; servers of lensd allow a ping every 10 s.
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),

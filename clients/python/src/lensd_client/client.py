@@ -1,7 +1,8 @@
 """The client for threads. :mod:`lensd_client.aio` is its twin."""
 
 import queue
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import TracebackType
 from typing import Any, Self, cast
@@ -13,6 +14,7 @@ from lensd_client import _catalog_convert as convert
 from lensd_client import catalog
 from lensd_client._base import ClientBase, single_message
 from lensd_client._stubs import Stubs
+from lensd_client.errors import LensdError
 from lensd_client.many import InFlight, Outcome, farewell
 from lensd_client.requests import Priority, Request, merge_params
 from lensd_client.runs import Run
@@ -55,41 +57,44 @@ class Client(ClientBase):
         request = Request(
             analyzer, model, merge_params(params, keywords), tensors or {}, priority, timeout_s, request_id
         )
-        call = self._main.analysis.Analyze(single_message(request), **self._options(timeout_s))
-        return Run(call, self._explain)
+        message, attempts = single_message(request), self._attempts(timeout_s)
+        return Run(
+            lambda: self._main.analysis.Analyze(message, **self._options(attempts)), attempts, self._explain
+        )
 
     def analyze_many(self, requests: Iterable[Request], *, max_in_flight: int = 16) -> Iterator[Outcome]:
         """Runs many analyses over one stream; outcomes come as they end, in any order.
 
-        At most ``max_in_flight`` run at once; ``requests`` is read only as fast as that. One
-        that fails is an outcome with an ``error``, its neighbours are unharmed. Leaving the
-        loop cancels what still runs.
+        At most ``max_in_flight`` run at once, and no more than the server allows on one stream;
+        ``requests`` is read only as fast as that. One that fails is an outcome with an ``error``,
+        its neighbours are unharmed. Leaving the loop cancels what still runs.
         """
         return self._analyze_many(InFlight(requests, max_in_flight))
 
     def _analyze_many(self, flight: InFlight) -> Iterator[Outcome]:
-        feed: queue.SimpleQueue[analysis_pb2.AnalyzeManyRequest | None] = queue.SimpleQueue()
-
-        def send(messages: Iterable[analysis_pb2.AnalyzeManyRequest]) -> None:
-            for message in messages:
-                feed.put(message)
-            if flight.is_done:
-                feed.put(None)
-
-        call = self._main.analysis.AnalyzeMany(iter(feed.get, None), **self._options())
-        try:
-            send(flight.due())
-            for message in call:
-                outcome = flight.feed(message)
-                if outcome is not None:
-                    send(chain(farewell(outcome, message.response.request_id), flight.due()))
-                    yield outcome
-            flight.finish()
-        except grpc.RpcError as error:
-            raise self._explain(error) from error
-        finally:
-            feed.put(None)  # lets gRPC's sending thread end
-            call.cancel()
+        attempts, starts = self._attempts(), flight.due()
+        while True:
+            feed = _Feed(flight)
+            call = self._main.analysis.AnalyzeMany(feed.messages(), **self._options(attempts))
+            try:
+                feed.send(starts)
+                for message in call:
+                    attempts.commit()
+                    outcome = flight.feed(message)
+                    if outcome is not None:
+                        feed.send(chain(farewell(outcome, message.response.request_id), flight.due()))
+                        yield outcome
+                flight.finish()
+                return
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
+                    raise self._explain(error) from error
+            finally:
+                feed.end()  # lets gRPC's sending thread end
+                call.cancel()
+            time.sleep(pause_s)
+            starts = flight.again()
 
     def models(self) -> list[catalog.Model]:
         """The configured models, by name."""
@@ -103,14 +108,9 @@ class Client(ClientBase):
 
     def load(self, name: str) -> Iterator[catalog.LoadStep]:
         """Makes a model resident, step by step, starting when the iteration does. Admin scope."""
-        call = self._ops.models.LoadModel(models_pb2.LoadModelRequest(name=name), **self._options())
-        try:
-            for message in call:
-                yield convert.load_step(message)
-        except grpc.RpcError as error:
-            raise self._explain_admin(error) from error
-        finally:
-            call.cancel()
+        request = models_pb2.LoadModelRequest(name=name)
+        for message in self._stream(self._ops.models.LoadModel, request, self._explain_admin):
+            yield convert.load_step(message)
 
     def unload(self, name: str) -> catalog.Model:
         """Waits for the model's analyses and frees its memory. Admin scope."""
@@ -119,15 +119,9 @@ class Client(ClientBase):
 
     def watch_models(self) -> Iterator[catalog.Model]:
         """The state of every model, then every change, until the iteration is left."""
-        options = self._options()
-        call = self._main.models.WatchModels(models_pb2.WatchModelsRequest(), **options)
-        try:
-            for message in call:
-                yield convert.model(message.model)
-        except grpc.RpcError as error:
-            raise self._explain(error) from error
-        finally:
-            call.cancel()
+        request = models_pb2.WatchModelsRequest()
+        for message in self._stream(self._main.models.WatchModels, request, self._explain):
+            yield convert.model(message.model)
 
     def analyzers(self) -> list[catalog.Analyzer]:
         """The analyzers that answer, by name, without schema, results and examples."""
@@ -210,13 +204,55 @@ class Client(ClientBase):
         self.close()
 
     def _ask(self, method: Any, request: Any) -> Any:
-        try:
-            return method(request, **self._options())
-        except grpc.RpcError as error:
-            raise self._explain(error) from error
+        return self._unary(method, request, self._explain)
 
     def _ask_admin(self, method: Any, request: Any) -> Any:
-        try:
-            return method(request, **self._options())
-        except grpc.RpcError as error:
-            raise self._explain_admin(error) from error
+        return self._unary(method, request, self._explain_admin)
+
+    def _unary(self, method: Any, request: Any, explain: Callable[[Any], LensdError]) -> Any:
+        attempts = self._attempts()
+        while True:
+            try:
+                return method(request, **self._options(attempts))
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
+                    raise explain(error) from error
+            time.sleep(pause_s)
+
+    def _stream(self, method: Any, request: Any, explain: Callable[[Any], LensdError]) -> Iterator[Any]:
+        attempts = self._attempts()
+        while True:
+            call = method(request, **self._options(attempts))
+            try:
+                for message in call:
+                    attempts.commit()
+                    yield message
+                return
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
+                    raise explain(error) from error
+            finally:
+                call.cancel()
+            time.sleep(pause_s)
+
+
+class _Feed:
+    """What is still to be sent on a stream of many analyses."""
+
+    def __init__(self, flight: InFlight) -> None:
+        self._flight = flight
+        self._queue: queue.SimpleQueue[analysis_pb2.AnalyzeManyRequest | None] = queue.SimpleQueue()
+
+    def send(self, messages: Iterable[analysis_pb2.AnalyzeManyRequest]) -> None:
+        for message in messages:
+            self._queue.put(message)
+        if self._flight.is_done:
+            self.end()
+
+    def end(self) -> None:
+        self._queue.put(None)
+
+    def messages(self) -> Iterator[analysis_pb2.AnalyzeManyRequest]:
+        return iter(self._queue.get, None)

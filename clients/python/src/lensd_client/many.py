@@ -1,5 +1,6 @@
 """Many analyses over one stream: what is in flight, and the outcome of each."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,9 @@ from lensd_client.findings import Findings, Item
 from lensd_client.requests import Request, to_message
 from lensd_client.results import Value
 from lensd_proto.v1 import analysis_pb2
+
+#: How a server says that a stream has as many analyses as it may, and how many that are.
+_STREAM_FULL, _STREAM_LIMIT = "STREAM_FULL", "max_analyses_per_stream"
 
 
 class Outcome:
@@ -65,6 +69,7 @@ class Outcome:
 class _Running:
     index: int
     request: Request
+    message: analysis_pb2.AnalyzeRequest
     assembler: Assembler = field(default_factory=Assembler)
     findings: Findings = field(default_factory=Findings)
 
@@ -79,16 +84,27 @@ class InFlight:
         self._requests = iter(requests)
         self._max = max_in_flight
         self._running: dict[str, _Running] = {}
+        #: Beyond what the server takes on one stream: they wait until one of the others ends.
+        self._refused: deque[_Running] = deque()
         self._started = 0
         self._is_exhausted = False
 
     @property
     def is_done(self) -> bool:
         """Whether every request has ended, so that nothing more will be sent."""
-        return self._is_exhausted and not self._running
+        return self._is_exhausted and not self._running and not self._refused
+
+    def again(self) -> Iterator[analysis_pb2.AnalyzeManyRequest]:
+        """What is in flight, for another stream, since the first was refused before its first message."""
+        for running in self._running.values():
+            yield analysis_pb2.AnalyzeManyRequest(start=running.message)
 
     def due(self) -> Iterator[analysis_pb2.AnalyzeManyRequest]:
         """Messages that start as many requests as there is room for."""
+        while self._refused and len(self._running) < self._max:
+            again = self._refused.popleft()
+            self._running[again.message.request_id] = again
+            yield analysis_pb2.AnalyzeManyRequest(start=again.message)
         while not self._is_exhausted and len(self._running) < self._max:
             request = next(self._requests, None)
             if request is None:
@@ -101,7 +117,7 @@ class InFlight:
         message.request_id = message.request_id or uuid4().hex
         if message.request_id in self._running:
             raise ValueError(f"request_id {message.request_id!r} is running already on this stream")
-        self._running[message.request_id] = _Running(self._started, request)
+        self._running[message.request_id] = _Running(self._started, request, message)
         self._started += 1
         return analysis_pb2.AnalyzeManyRequest(start=message)
 
@@ -122,6 +138,10 @@ class InFlight:
         if error is None and not running.assembler.is_finished:
             return None
         del self._running[message.response.request_id]
+        if error is not None and error.reason == _STREAM_FULL and self._running:
+            self._max = min(self._max, int(error.metadata.get(_STREAM_LIMIT, len(self._running))))
+            self._refused.append(_Running(running.index, running.request, running.message))
+            return None
         return Outcome(running.index, running.request, running.findings, error)
 
     def finish(self) -> None:

@@ -15,6 +15,9 @@ from lensd_proto.v1 import analysis_pb2, results_pb2
 #: How urgent an analysis is: somebody waits, or it may wait for those.
 Priority = Literal["interactive", "batch"]
 
+#: Seconds, some thirty years: longer ones overflow somewhere on the way.
+MAX_TIMEOUT_S = 1e9
+
 _PRIORITIES = {
     "interactive": analysis_pb2.PRIORITY_INTERACTIVE,
     "batch": analysis_pb2.PRIORITY_BATCH,
@@ -68,9 +71,12 @@ def to_message(request: Request) -> analysis_pb2.AnalyzeRequest:
 
 
 def duration(seconds: float) -> duration_pb2.Duration:
-    """Seconds as a Duration. Raises ValueError unless positive and finite."""
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"timeout_s must be positive and finite, not {seconds}")
+    """Seconds as a Duration. Raises ValueError unless positive and at most :data:`MAX_TIMEOUT_S`."""
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise ValueError(
+            f"timeout_s must be positive and at most {MAX_TIMEOUT_S:.0e}, not {seconds:g}; "
+            "leave it out to wait as long as it takes"
+        )
     whole = int(seconds)
     return duration_pb2.Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
 

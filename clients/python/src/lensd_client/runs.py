@@ -1,8 +1,10 @@
 """A running analysis: a stream of events that becomes a set of results. Sync and async twins."""
 
 import asyncio
+import inspect
+import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,6 +12,7 @@ import grpc
 import grpc.aio
 
 from lensd_client._assembly import Assembler
+from lensd_client._retry import Attempts
 from lensd_client.errors import Cancelled, LensdError
 from lensd_client.events import Accepted, Completed, Event, Progress, Warned
 from lensd_client.findings import Findings, Item
@@ -22,8 +25,12 @@ _EOF: Any = vars(grpc.aio)["EOF"]
 class _RunBase:
     """What both kinds of run know: the events so far and how the stream ended."""
 
-    def __init__(self, call: Any, explain: Callable[[Exception], LensdError]) -> None:
-        self._call = call
+    def __init__(
+        self, begin: Callable[[], Any], attempts: Attempts, explain: Callable[[Exception], LensdError]
+    ) -> None:
+        """``begin`` starts the call, and once more for each attempt after it was refused."""
+        self._begin, self._attempts = begin, attempts
+        self._call = begin()
         self._explain = explain
         self._assembler = Assembler()
         self._findings = Findings()
@@ -74,6 +81,7 @@ class _RunBase:
         )
 
     def _keep(self, message: Any) -> None:
+        self._attempts.commit()
         for event in self._assembler.feed(message):
             self._findings.take(event)
             self._waiting.append(event)
@@ -85,6 +93,11 @@ class _RunBase:
         self._call.cancel()
         return error
 
+    def _start_again(self) -> None:
+        self._call = self._begin()
+        if self._is_cancelled:  # meanwhile, on another thread
+            self._call.cancel()
+
 
 class Run(_RunBase):
     """One running analysis. Iterate over its events, or ask for results, which waits for the end.
@@ -92,6 +105,17 @@ class Run(_RunBase):
     Errors of the analysis are raised by whatever reads the stream, and again by later reads.
     As a context manager it cancels what is still running when the block is left.
     """
+
+    def __init__(
+        self, begin: Callable[[], Any], attempts: Attempts, explain: Callable[[Exception], LensdError]
+    ) -> None:
+        super().__init__(begin, attempts, explain)
+        self._stop = threading.Event()
+
+    def cancel(self) -> None:
+        """Stops the analysis on the server. Reading on raises Cancelled, unless it was done."""
+        super().cancel()
+        self._stop.set()
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -106,7 +130,12 @@ class Run(_RunBase):
                 self._check_end()
                 raise
             except grpc.RpcError as error:
-                raise self._fail(self._explain(error)) from None
+                pause_s = self._attempts.pause_s(error)
+                if pause_s is None:
+                    raise self._fail(self._explain(error)) from None
+                if self._stop.wait(pause_s):
+                    raise self._fail(Cancelled("cancelled by this client")) from None
+                self._start_again()
             except LensdError as error:
                 raise self._fail(error) from None
         return self._waiting.popleft()
@@ -153,7 +182,22 @@ class Run(_RunBase):
 
 
 class AsyncRun(_RunBase):
-    """The twin of :class:`Run`. ``await run`` waits for the end; results can be read then."""
+    """The twin of :class:`Run`. ``await run`` waits for the end; results can be read then.
+
+    It is a coroutine as well, so that ``asyncio.create_task(lens.analyze(...))`` does what it says.
+    """
+
+    def __init__(
+        self, begin: Callable[[], Any], attempts: Attempts, explain: Callable[[Exception], LensdError]
+    ) -> None:
+        super().__init__(begin, attempts, explain)
+        self._stop = asyncio.Event()
+        self._steps: Coroutine[Any, Any, Self] | None = None
+
+    def cancel(self) -> None:
+        """Stops the analysis on the server. Reading on raises Cancelled, unless it was done."""
+        super().cancel()
+        self._stop.set()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
@@ -175,10 +219,22 @@ class AsyncRun(_RunBase):
                     raise
                 raise self._fail(Cancelled("cancelled by this client")) from None
             except grpc.RpcError as error:
-                raise self._fail(self._explain(error)) from None
+                pause_s = self._attempts.pause_s(error)
+                if pause_s is None:
+                    raise self._fail(self._explain(error)) from None
+                await self._wait(pause_s)
+                self._start_again()
             except LensdError as error:
                 raise self._fail(error) from None
         return self._waiting.popleft()
+
+    async def _wait(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+        raise self._fail(Cancelled("cancelled by this client"))
 
     async def finish(self) -> Self:
         """Waits for the end and returns itself. Events not read before are skipped."""
@@ -188,6 +244,24 @@ class AsyncRun(_RunBase):
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self.finish().__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """A step of :meth:`finish`, for whoever drives coroutines."""
+        return self._coroutine().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raises ``error`` inside :meth:`finish`, for whoever drives coroutines."""
+        return self._coroutine().throw(*error)
+
+    def close(self) -> None:
+        """Ends the coroutine, not the analysis: see :meth:`cancel`."""
+        if self._steps is not None:
+            self._steps.close()
+
+    def _coroutine(self) -> "Coroutine[Any, Any, Self]":
+        if self._steps is None or inspect.getcoroutinestate(self._steps) == inspect.CORO_CLOSED:
+            self._steps = self.finish()
+        return self._steps
 
     async def results(self) -> list[Value]:
         """Waits for the end; every result in order of arrival, failed items left out."""
