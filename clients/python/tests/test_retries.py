@@ -31,6 +31,9 @@ class Refused(grpc.RpcError):
     def code(self) -> grpc.StatusCode:
         return self._code
 
+    def details(self) -> str:
+        return "no"
+
     def trailing_metadata(self) -> Any:
         return () if self._pushback is None else (("grpc-retry-pushback-ms", self._pushback),)
 
@@ -148,69 +151,70 @@ async def test_an_async_call_that_waits_can_be_cancelled(fake: Any, new_script: 
 
 
 def test_unary_calls_and_other_streams_are_tried_again(
-    fake: Any, lens: L.Client, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusals = {"ListModels": 2, "WatchModels": 2}
 
-    def refusing(name: str, inner: Any) -> Any:
-        def answer(self: Any, request: Any, context: Any) -> Any:
-            if refusals[name]:
-                refusals[name] -= 1
-                context.set_trailing_metadata((("grpc-retry-pushback-ms", "1"),))
-                context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
-            return inner(self, request, context)
+    def is_refused(name: str, context: Any) -> None:
+        if refusals[name]:
+            refusals[name] -= 1
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "1"),))
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
 
-        return answer
+    list_models, watch_models = Models.ListModels, Models.WatchModels
 
-    for name in refusals:
-        monkeypatch.setattr(Models, name, refusing(name, getattr(Models, name)))
-    with L.Client(fake.target) as own:
-        assert own.models()
-        assert [m.state for m in own.watch_models()] == ["loading", "resident"]
+    def listing(self: Any, message: Any, context: Any) -> Any:
+        is_refused("ListModels", context)
+        return list_models(self, message, context)
+
+    def watching(self: Any, message: Any, context: Any) -> Any:
+        is_refused("WatchModels", context)
+        yield from watch_models(self, message, context)
+
+    # Before the server is made, which binds them.
+    monkeypatch.setattr(Models, "ListModels", listing)
+    monkeypatch.setattr(Models, "WatchModels", watching)
+    with L.Client(request.getfixturevalue("fake").target) as lens:
+        assert lens.models()
+        assert [m.state for m in lens.watch_models()] == ["loading", "resident"]
     assert refusals == {"ListModels": 0, "WatchModels": 0}
-
-
-def _many(fake: Any, new_script: Any, new_status: Any, limit: int) -> list[int]:
-    """Makes ``fake`` refuse more than ``limit`` at once on a stream; answers how many it ran at each time."""
-    seen: list[int] = []
-
-    def handle(requests: Any, context: Any) -> Iterator[Any]:
-        running: list[str] = []
-        for message in requests:
-            name = message.start.request_id
-            script = new_script(name)
-            if len(running) < limit:
-                running.append(name)
-                seen.append(len(running))
-                script.accepted()
-            else:
-                status = new_status(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    "full",
-                    reason="STREAM_FULL",
-                    metadata={"max_analyses_per_stream": str(limit)},
-                )
-                script.failed(status)
-            yield from (analysis_pb2.AnalyzeManyResponse(response=step) for step in script.steps)
-            if script.steps[-1].HasField("failed"):
-                done = new_script(running.pop(0)).accepted().record("r", {"n": 1}).completed()
-                yield from (analysis_pb2.AnalyzeManyResponse(response=step) for step in done.steps[1:])
-        for name in running:
-            done = new_script(name).accepted().record("r", {"n": 1}).completed()
-            yield from (analysis_pb2.AnalyzeManyResponse(response=step) for step in done.steps[1:])
-
-    fake.many = handle
-    return seen
 
 
 def test_what_a_stream_has_no_room_for_waits_instead_of_failing(
     fake: Any, lens: L.Client, new_script: Any, new_status: Any
 ) -> None:
-    seen = _many(fake, new_script, new_status, 3)
-    outcomes = list(lens.analyze_many([L.Request("dla")] * 10, max_in_flight=8))
+    limit, offered = 3, 8
+    full = new_status(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "full",
+        reason="STREAM_FULL",
+        metadata={"max_analyses_per_stream": str(limit)},
+    )
+    most = 0
+
+    def handle(requests: Any, context: Any) -> Iterator[Any]:
+        nonlocal most
+        running: list[str] = []
+        refused = 0
+        for message in requests:
+            name = message.start.request_id
+            if len(running) < limit:
+                running.append(name)
+                most = max(most, len(running))
+            else:
+                refused += 1
+                (step,) = new_script(name).failed(full).steps
+                yield analysis_pb2.AnalyzeManyResponse(response=step)
+            if refused == offered - limit:  # the client has sent all it wanted to
+                while running:
+                    done = new_script(running.pop(0)).accepted().record("r", {"n": 1}).completed()
+                    yield from (analysis_pb2.AnalyzeManyResponse(response=step) for step in done.steps)
+
+    fake.many = handle
+    outcomes = list(lens.analyze_many([L.Request("dla")] * 10, max_in_flight=offered))
     assert [o.error for o in outcomes] == [None] * 10
     assert sorted(o.index for o in outcomes) == list(range(10))
-    assert max(seen) == 3
+    assert most == limit
 
 
 async def test_a_stream_refused_before_its_first_message_is_opened_again(

@@ -45,7 +45,9 @@ class Attempts:
         the caller learns of the refusal instead.
         """
         self._refused += 1
-        if self._is_committed or self._refused >= _POLICY["maxAttempts"] or error.code().name not in _CODES:
+        if self._is_committed or self._refused >= _POLICY["maxAttempts"]:
+            return None
+        if error.code().name not in _CODES and not _hides_the_refusal(error):
             return None
         told = pushback(error)
         if told is not None and told < 0:
@@ -54,3 +56,8 @@ class Attempts:
         pause = backoff * random.uniform(1 - _JITTER, 1 + _JITTER) if told is None else told
         left = self.left_s()
         return None if left is not None and pause >= left else pause
+
+
+def _hides_the_refusal(error: Any) -> bool:
+    """Whether grpc.aio lost the status: so it does when a stream is refused while it is being written to."""
+    return error.code().name == "INTERNAL" and error.details() == "Internal error from Core"

@@ -16,7 +16,7 @@ from lensd_client import catalog
 from lensd_client._base import ClientBase, single_message
 from lensd_client._stubs import Stubs
 from lensd_client.errors import LensdError
-from lensd_client.many import InFlight, Outcome, farewell
+from lensd_client.many import InFlight, Outcome, farewell, split
 from lensd_client.requests import Priority, Request, merge_params
 from lensd_client.runs import AsyncRun
 from lensd_proto.v1 import analysis_pb2, analyzers_pb2, artifacts_pb2, models_pb2, server_pb2
@@ -69,6 +69,7 @@ class AsyncClient(ClientBase):
 
     async def _analyze_many(self, flight: InFlight) -> AsyncIterator[Outcome]:
         attempts, starts = self._attempts(), flight.due()
+        rest: list[analysis_pb2.AnalyzeManyRequest] = []
         while True:
             feed = _Feed(flight)
             call = self._main.analysis.AnalyzeMany(feed.messages(), **self._options(attempts))
@@ -76,6 +77,8 @@ class AsyncClient(ClientBase):
                 feed.send(starts)
                 async for message in call:
                     attempts.commit()
+                    feed.send(rest)
+                    rest = []
                     outcome = flight.feed(message)
                     if outcome is not None:
                         feed.send(chain(farewell(outcome, message.response.request_id), flight.due()))
@@ -89,7 +92,8 @@ class AsyncClient(ClientBase):
             finally:
                 call.cancel()
             await asyncio.sleep(pause_s)
-            starts = flight.again()
+            # One at first, since the status of a stream that is refused while it is written to is lost.
+            starts, rest = split(flight.again())
 
     async def models(self) -> list[catalog.Model]:
         """The configured models, by name."""

@@ -154,3 +154,11 @@ def farewell(outcome: Outcome, request_id: str) -> Iterator[analysis_pb2.Analyze
     """The cancel message for an analysis given up on here while the server may still run it."""
     if isinstance(outcome.error, StreamError):
         yield analysis_pb2.AnalyzeManyRequest(cancel=analysis_pb2.Cancel(request_id=request_id))
+
+
+def split(
+    messages: Iterator[analysis_pb2.AnalyzeManyRequest],
+) -> tuple[Iterator[analysis_pb2.AnalyzeManyRequest], list[analysis_pb2.AnalyzeManyRequest]]:
+    """The first message, and the others."""
+    listed = list(messages)
+    return iter(listed[:1]), listed[1:]
