@@ -15,6 +15,8 @@ LIVE = frozenset(
         "server.log_level",
         "limits.max_analyses",
         "limits.max_analyses_per_stream",
+        "limits.max_admitted_tokens",
+        "limits.max_admitted_bytes",
         "limits.max_timeout_s",
     }
 )

@@ -20,14 +20,14 @@ from lensd_server.settings import LimitSettings
 
 
 class Admission:
-    """The analyses that run, oldest first, within ``limits``."""
+    """The analyses that run, oldest first. ``limits`` hold for whoever comes now, and may be replaced."""
 
     def __init__(self, limits: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limits, self._clock = limits, clock
+        self.limits, self._clock = limits, clock
         self._lock = threading.Lock()
         self._inside: list[Analysis] = []
         self._shares = Shares()
-        self._turnover = Turnover(limits.max_analyses, clock)
+        self._turnover = Turnover(clock)
         #: Appended to and removed from on their own loops, copied before use.
         self._waiting_for_end: list[Wakeup] = []
 
@@ -36,12 +36,12 @@ class Admission:
         analysis.ticket.check()
         with self._lock:
             own = self._of_caller(analysis, self._inside)
-            limit, share = self._limits.max_analyses, self._limits.share(self._limits.max_analyses)
+            limit, share = self.limits.max_analyses, self.limits.share(self.limits.max_analyses)
             if len(own) >= share:
-                raise _own_share_taken(analysis, share, "analyses", self._turnover.retry_after_s())
+                raise _own_share_taken(analysis, share, "analyses", self._turnover.retry_after_s(limit))
             if len(self._inside) >= limit:
                 what = f"{len(self._inside)} analyses run already"
-                raise _taken(what, limit, self._turnover.retry_after_s())
+                raise _taken(what, limit, self._turnover.retry_after_s(limit))
             ahead = sum(other.model == analysis.model for other in self._inside)
             self._inside.append(analysis)
             analysis.admitted = True
@@ -54,11 +54,11 @@ class Admission:
         room now, DeadlineExceeded where it cannot be done in time.
         """
         bounds = (
-            ("tokens", cost.tokens, self._limits.max_admitted_tokens, lambda other: other.tokens),
-            ("bytes", cost.bytes, self._limits.max_admitted_bytes, lambda other: other.bytes),
+            ("tokens", cost.tokens, self.limits.max_admitted_tokens, lambda other: other.tokens),
+            ("bytes", cost.bytes, self.limits.max_admitted_bytes, lambda other: other.bytes),
         )
         for unit, needed, limit, _ in bounds:
-            if needed > (most := self._limits.share(limit)):
+            if needed > (most := self.limits.share(limit)):
                 raise FailedPrecondition(
                     f"this analysis is estimated to take {needed} {unit}, but one caller is never given more "
                     f"than {most}; ask for less at once",
@@ -71,7 +71,7 @@ class Admission:
             others = [a for a in self._inside if a.model == analysis.model and a is not analysis]
             own = self._of_caller(analysis, others)
             for unit, needed, limit, of in bounds:
-                share = self._limits.share(limit)
+                share = self.limits.share(limit)
                 if (taken := sum(of(a.cost) for a in own)) + needed > share:
                     wait_s = _wait_s(own, (taken + needed - share) / taken, batcher)
                     raise _own_share_taken(analysis, share, unit, wait_s)

@@ -104,7 +104,7 @@ class LocalExecutor:
 
     def limit(self, limits: LimitSettings) -> None:
         """Replaces the limits of what is admitted from now on; what runs keeps its own."""
-        self._limits = limits
+        self._limits = self._admission.limits = limits
 
     @property
     def draining(self) -> bool:

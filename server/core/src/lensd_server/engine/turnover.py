@@ -17,8 +17,8 @@ LEAST_S, MOST_S, UNKNOWN_S = 0.1, 60.0, 1.0
 class Turnover:
     """Not safe by itself: admission holds its lock around every call."""
 
-    def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._places, self._clock = places, clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._left: deque[float] = deque(maxlen=_REMEMBERED)
         self._promised = 0
 
@@ -27,10 +27,10 @@ class Turnover:
         self._left.append(self._clock())
         self._promised = max(0, self._promised - 1)
 
-    def retry_after_s(self) -> float:
-        """When the next one who is turned away should come back."""
+    def retry_after_s(self, places: int) -> float:
+        """When the next one who is turned away should come back; there are ``places`` in all."""
         # Whoever was told may not come: nobody is sent away for longer than all places take.
-        self._promised = min(self._places, self._promised + 1)
+        self._promised = min(places, self._promised + 1)
         if len(self._left) < 2:
             return UNKNOWN_S
         each = (self._left[-1] - self._left[0]) / (len(self._left) - 1)
