@@ -12,6 +12,7 @@ import structlog
 import torch
 
 from lensd_server.daemon import Daemon, Engine, StartFailed
+from lensd_server.engine.anatomy.hooks import count_hooks
 from lensd_server.engine.artifact_remote import WrongStore
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.executor import LocalExecutor
@@ -24,7 +25,7 @@ from lensd_server.folders import Unusable, claim
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
 from lensd_server.stuck import StuckAnalyzers
-from lensd_server.telemetry.collectors import ModelCollector, PluginCollector
+from lensd_server.telemetry.collectors import HookCollector, ModelCollector, PluginCollector
 from lensd_server.telemetry.foreign import ForeignCollector
 from lensd_server.telemetry.logging import AnalysisLog, configure_logging
 from lensd_server.telemetry.metrics import Metrics
@@ -108,6 +109,7 @@ def assemble(settings: Settings) -> Engine:
         when_stuck=stuck,
     )
     metrics.registry.register(ModelCollector(residency.statuses))
+    metrics.registry.register(HookCollector(lambda: _hooks(residency)))
     metrics.registry.register(PluginCollector(registry))
     metrics.registry.register(ForeignCollector(registry.metrics_collectors(), registry.count_error))
 
@@ -133,6 +135,11 @@ def _storage(settings: Settings) -> Storage:
         return Storage.under(settings.server.state_dir, settings.limits, settings.server.artifact_store)
     except WrongStore as error:
         raise StartFailed(f"{error} (setting server.artifact_store)") from error
+
+
+def _hooks(residency: Residency) -> dict[str, int]:
+    found = {name: residency.resident(name) for name in residency.names}
+    return {name: count_hooks(one.loaded.model.module) for name, one in found.items() if one is not None}
 
 
 def _devices() -> list[str]:

@@ -215,11 +215,12 @@ class Daemon:
 
     async def _beat(self) -> None:
         """Shows on the metrics port that the loop turns, and how late."""
-        lag = self._engine.metrics.event_loop_lag
+        lag, tasks = self._engine.metrics.event_loop_lag, self._engine.metrics.event_loop_tasks
         while True:
             due = time.monotonic() + _PULSE_S
             await asyncio.sleep(_PULSE_S)
             lag.observe(max(0.0, time.monotonic() - due))
+            tasks.set(len(asyncio.all_tasks()))
             self._pulse.beat()
             self._supervisor.alive()
 

@@ -13,7 +13,7 @@ from lensd_server.engine import running
 from lensd_server.engine.events import ModelState, ModelStatus
 from lensd_server.engine.observers import OUTCOMES, BatchRecord
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
-from lensd_server.telemetry.collectors import ModelCollector, PluginCollector
+from lensd_server.telemetry.collectors import HookCollector, ModelCollector, PluginCollector
 from lensd_server.telemetry.definitions import DEFINITIONS, UNITS
 from lensd_server.telemetry.metrics import MAX_REASONS, Metrics
 
@@ -30,6 +30,7 @@ def metrics() -> Metrics:
     registry = AnalyzerRegistry([LoadedPlugin(PluginRecord("dla", "lensd-dla", "1", PluginStatus.ACTIVE))])
     status = ModelStatus("tiny", "dir:/t", ModelState.RESIDENT, resident_bytes=9, leases=2)
     metrics.registry.register(ModelCollector(lambda: [status]))
+    metrics.registry.register(HookCollector(lambda: {"tiny": 0}))
     metrics.registry.register(PluginCollector(registry))
     metrics.grpc_requests.labels("s", "m", "OK").inc()
     metrics.grpc_duration.labels("s", "m").observe(0.1)

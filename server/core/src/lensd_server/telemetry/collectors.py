@@ -1,6 +1,6 @@
 """Metrics that are read when they are scraped: models and plugins."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -31,6 +31,24 @@ class ModelCollector(Collector):
             resident.add_metric((status.name,), status.resident_bytes)
             leases.add_metric((status.name,), status.leases)
         return (state, resident, leases)
+
+
+class HookCollector(Collector):
+    """Hooks on the modules of the resident models."""
+
+    def __init__(self, hooks: Callable[[], Mapping[str, int]]) -> None:
+        self._hooks = hooks
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what there is is known at a scrape."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """One sample a model."""
+        family = definitions.MODEL_HOOKS.family()
+        for model, hooks in self._hooks().items():
+            family.add_metric((model,), hooks)
+        return (family,)
 
 
 class PluginCollector(Collector):

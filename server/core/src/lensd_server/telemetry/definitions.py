@@ -169,6 +169,9 @@ MODEL_LOAD = HistogramDefinition("lensd_model_load_seconds", "Duration of a load
 MODEL_STATE = GaugeDefinition("lensd_model_state", "1 for the state the model is in.", ("model", "state"))
 MODEL_RESIDENT = GaugeDefinition("lensd_model_resident_bytes", "Bytes the model's weights occupy.", _MODEL)
 MODEL_LEASES = GaugeDefinition("lensd_model_leases", "Analyses that hold the model.", _MODEL)
+MODEL_HOOKS = GaugeDefinition(
+    "lensd_model_hooks", "Hooks on the model's modules; any that outlive a batch have leaked.", _MODEL
+)
 
 # Plugins
 
@@ -185,6 +188,10 @@ PLUGIN_ERRORS = CounterDefinition(
 
 EVENT_LOOP_LAG = HistogramDefinition(
     "lensd_event_loop_lag_seconds", "How late the event loop wakes up.", (), _LAG_SECONDS
+)
+EVENT_LOOP_TASKS = GaugeDefinition(
+    "lensd_event_loop_tasks",
+    "Tasks on the event loop that serves callers; more and more of them have leaked.",
 )
 DRAINING = GaugeDefinition("lensd_draining", "1 while the daemon is shutting down.")
 CONFIG_RELOADS = CounterDefinition(

@@ -63,6 +63,7 @@ class Metrics:
         self.model_loads = definitions.MODEL_LOADS.instrument(keep)
         self.model_load_seconds = definitions.MODEL_LOAD.instrument(keep)
         self.event_loop_lag = definitions.EVENT_LOOP_LAG.instrument(keep)
+        self.event_loop_tasks = definitions.EVENT_LOOP_TASKS.instrument(keep)
         self.draining = definitions.DRAINING.instrument(keep)
         self.config_reloads = definitions.CONFIG_RELOADS.instrument(keep)
         for outcome in ("ok", "refused"):  # there from the start, so that an increase can be seen

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lensd_api import Site
+from lensd_server.engine.anatomy.hooks import count_hooks
 from lensd_server.engine.anatomy.inspect import inspect_model
 from lensd_server.tiny_models import TINY
 
@@ -39,6 +40,14 @@ def everything(lens):
     return sites - lacking
 
 
+def test_every_kind_of_hook_is_counted():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].register_forward_hook(lambda *_: None)
+    module[0].register_forward_pre_hook(lambda *_: None)
+    module.register_full_backward_hook(lambda *_: None)
+    assert count_hooks(module) == 3
+
+
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_inspection_changes_neither_weights_nor_logits(name):
     module = TINY[name]()
@@ -46,7 +55,7 @@ def test_inspection_changes_neither_weights_nor_logits(name):
     weights, logits = digest(module), logits_of(module, tokens)
     inspect_model(module)
     assert digest(module) == weights
-    assert hook_count(module) == 0
+    assert hook_count(module) == count_hooks(module) == 0
     assert torch.equal(logits_of(module, tokens), logits)
 
 

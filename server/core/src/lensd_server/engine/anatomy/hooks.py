@@ -18,6 +18,14 @@ from lensd_server.engine.anatomy.skeleton import first_tensor, rows_of
 from lensd_server.engine.anatomy.structure import Structure
 
 
+def count_hooks(module: nn.Module) -> int:
+    """Hooks on ``module`` and everything in it. From any thread."""
+    return sum(
+        len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)
+        for part in module.modules()
+    )
+
+
 class Moment(Enum):
     """When and what of a module's call is read."""
 
