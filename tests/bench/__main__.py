@@ -26,6 +26,8 @@ BENCHMARKS = {
     "rewards": ("tests.bench.rewards", False),
     "transformerlens": ("tests.bench.transformerlens", False),
     "overload": ("tests.bench.overload", False),
+    "residency": ("tests.bench.residency", False),
+    "protection": ("tests.bench.protection", False),
 }
 USUAL = [name for name, (_, usual) in BENCHMARKS.items() if usual]
 

@@ -155,10 +155,10 @@ class Engine:
 
 
 class OverGrpc:
-    """Clients of a running daemon, each with a connection of its own."""
+    """Clients of a running daemon, each with a connection of its own; ``how`` are settings of theirs."""
 
-    def __init__(self, target: str, clients: int) -> None:
-        self._clients = [Client(target) for _ in range(clients)]
+    def __init__(self, target: str, clients: int, **how: Any) -> None:
+        self._clients = [Client(target, **how) for _ in range(clients)]
         self._threads = ThreadPoolExecutor(clients)
 
     def run(self, prompt: str) -> None:

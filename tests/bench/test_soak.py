@@ -40,7 +40,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 async def test_a_daemon_under_load_loses_nothing_and_keeps_nothing(daemon: Daemon, loop: Loop) -> None:
     bounds, warm_up = Bounds(800, 6.0), Bounds(400, 3.0)
     found = await soak(Watched.of(daemon), _PROFILE, bounds, loop=loop, warm_up=warm_up)
-    assert [check for check in found.checks if check.met is False] == []
+    assert [check for check in found.checks if not check.met] == []
     # ... and there was something to lose
     tally = found.tally
     assert tally.completed > 50

@@ -71,11 +71,11 @@ class Standing:
 
 async def standing(daemon: Watched, models: Sequence[str]) -> Standing:
     """Looks once, from outside: the load and model calls, ``/metrics`` and the process."""
+    scrape = await asyncio.to_thread(daemon.scrape)
     async with AsyncClient(daemon.target, admin_target=daemon.admin or None) as lens:
         load = await lens.load_status()
         listed = len(await lens.analyses()) if daemon.admin else None
         revisions = {name: (await lens.model(name)).revision for name in models}
-    scrape = await asyncio.to_thread(daemon.scrape)
     held = {what: scrape.total(name) if scrape.has(name) else None for what, name in HELD.items()}
     pid = daemon.pid
     return Standing(
@@ -101,7 +101,7 @@ async def settled(daemon: Watched, models: Sequence[str], like: Standing | None 
         steady = steady + 1 if found.idle and not (like and _more(found, like)) else 0
         if steady == _STEADY or time.monotonic() > until:
             return found
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)  # longer than the daemon takes to count its tasks anew
 
 
 def compare(before: Standing, after: Standing) -> list[Check]:
