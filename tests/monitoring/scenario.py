@@ -2,14 +2,18 @@
 
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
+from google.protobuf.struct_pb2 import Struct, Value
+
 from lensd_client import Client
 from lensd_client.errors import LensdError
+from lensd_proto.v1.analysis_pb2 import AnalyzeRequest
+from lensd_proto.v1.analysis_pb2_grpc import AnalysisServiceStub
 from tests.e2e.daemon import Daemon, install_stranger, running_daemon, save_tiny_models
 
 #: Small, so that it is soon reached.
@@ -72,12 +76,66 @@ def serve_dla(daemon: Daemon, seconds: float) -> int:
     return done
 
 
+#: The trace of one analysis that a traced service asks for.
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+#: In every text that a hostile caller may choose.
+HOSTILE = "ev1l"
+
+
+def serve_traced(daemon: Daemon) -> None:
+    """A caller whose own tracing says which trace the call is part of."""
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        stub = AnalysisServiceStub(channel)
+        request = AnalyzeRequest(analyzer="dla", model="llama")
+        request.params["prompt"] = _PROMPTS[0]
+        parent = f"00-{TRACE}-00f067aa0ba902b7-01"
+        assert list(stub.Analyze(request, metadata=[("traceparent", parent)]))[-1].HasField("completed")
+
+
+def invent_names(daemon: Daemon, start: int, count: int) -> None:
+    """A hostile caller: new names, methods, metadata and broken messages again and again."""
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        for number in range(start, start + count):
+            odd = f'{HOSTILE}-{number}"}}\n{{\\'
+            plain = f"{HOSTILE}-{number}"
+            metadata = [
+                ("traceparent", f"00-{plain}-01"),
+                ("user-agent", plain),
+                (plain, odd.encode("ascii", "replace").decode().replace("\n", "")),
+            ]
+            for request in (
+                AnalyzeRequest(analyzer=odd, model="llama", request_id=plain),
+                AnalyzeRequest(analyzer="dla", model=odd, request_id=plain),
+                AnalyzeRequest(analyzer="dla", model=plain, request_id=plain),
+                AnalyzeRequest(analyzer=plain, model=plain, request_id=odd),
+                AnalyzeRequest(
+                    analyzer="dla",
+                    model="llama",
+                    request_id=plain,
+                    params=Struct(fields={odd: Value(string_value=odd)}),
+                ),
+            ):
+                _is_refused(
+                    channel, "/lensd.v1.AnalysisService/Analyze", request.SerializeToString(), metadata
+                )
+            for path in (f"/{plain}/{plain}", f"/lensd.v1.AnalysisService/{plain}", f"/{plain}"):
+                _is_refused(channel, path, odd.encode(), metadata)
+            _is_refused(channel, "/lensd.v1.ModelService/GetModel", odd.encode(), metadata)
+
+
+def _is_refused(channel: grpc.Channel, path: str, message: bytes, metadata: list[tuple[str, str]]) -> None:
+    try:
+        list(channel.unary_stream(path)(message, metadata=metadata, timeout=10))
+    except grpc.RpcError:
+        return
+    raise AssertionError(f"{path} should have been refused")
+
+
 def misbehave(daemon: Daemon) -> None:
     """Each way for an analysis to fail that leaves the daemon as it was."""
     with Client(daemon.grpc, admin_target=daemon.admin) as lens:
         _fails(lens, "dla", model="llama", prompt=["not a text"])
         _fails(lens, "dla", model="no-such-model", prompt="x")
-        _fails(lens, f"no-such-analyzer-{uuid.uuid4()}", prompt="x")
         _fails(lens, "wait", model="llama", timeout_s=0.2)
         _cancel_on_the_device(daemon, lens)
         _overfill(lens)

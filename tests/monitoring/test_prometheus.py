@@ -1,6 +1,8 @@
 """A real Prometheus watches a real daemon: every expression has something to say, and alerts are right."""
 
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     ):
         since = time.time()
         scenario.serve_callers(daemon, seconds=6)
+        scenario.serve_traced(daemon)
         scenario.misbehave(daemon)
         prometheus.until(
             "a rule evaluated after the load",
@@ -106,6 +109,37 @@ def test_every_metric_an_expression_asks_for_is_in_the_scrape_with_its_labels(wa
                     # Each alternative that is asked for, or left out, has been seen for real or is a known value.
                     seen = {sample.get(label, "") for sample in there}
                     assert any(re.fullmatch(pattern, value) for value in seen), (label, pattern, seen)
+
+
+def test_promtool_finds_no_fault_with_the_scrape(watched: Watched) -> None:
+    promtool = shutil.which("promtool")
+    assert promtool is not None
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=watched.scrape, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_slow_point_leads_to_the_trace_it_belongs_to(watched: Watched) -> None:
+    found = watched.prometheus.ask(
+        "query_exemplars", query="lensd_analysis_total_seconds_bucket", start=watched.since, end=time.time()
+    )
+    exemplars = [exemplar["labels"] for series in found for exemplar in series["exemplars"]]
+    assert {"trace_id": scenario.TRACE} in exemplars
+    assert [series["seriesLabels"]["analyzer"] for series in found] == ["dla"]
+
+
+def test_nothing_a_caller_invents_is_in_a_scrape_and_inventing_more_adds_no_series(watched: Watched) -> None:
+    scenario.invent_names(watched.daemon, start=0, count=2)
+    before = watched.daemon.scrape()
+    scenario.invent_names(watched.daemon, start=2, count=20)
+    after = watched.daemon.scrape()
+    assert scenario.HOSTILE not in after
+    assert _series(after) == _series(before)
+
+
+def _series(scrape: str) -> set[str]:
+    return {line.rpartition(" ")[0] for line in scrape.splitlines() if not line.startswith("#")}
 
 
 def test_every_metric_that_is_defined_is_in_the_scrape(watched: Watched) -> None:

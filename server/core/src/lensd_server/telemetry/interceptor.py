@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from lensd_server.telemetry.exemplars import belongs_to, exemplar, sampled_trace
 from lensd_server.telemetry.metrics import Metrics
 
 _CODES: dict[Any, str] = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -33,7 +34,8 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
             self._metrics.grpc_requests.labels("unknown", "unknown", "UNIMPLEMENTED").inc()
             return None
         _, service, method = handler_call_details.method.split("/", 2)
-        measured = _Measured(self._metrics, service, method)
+        trace_id = sampled_trace(handler_call_details.invocation_metadata or ())
+        measured = _Measured(self._metrics, service, method, trace_id)
         kind = {
             (False, False): "unary_unary",
             (False, True): "unary_stream",
@@ -52,9 +54,10 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 
 
 class _Measured:
-    def __init__(self, metrics: Metrics, service: str, method: str) -> None:
+    def __init__(self, metrics: Metrics, service: str, method: str, trace_id: str) -> None:
         self._metrics = metrics
         self._labels = (service, method)
+        self._trace_id = trace_id
 
     def wrap(self, inner: Any, request_streaming: bool, response_streaming: bool) -> Any:
         # gRPC treats generators and coroutines differently, so each stays what it is.
@@ -91,6 +94,7 @@ class _Measured:
 
     @contextmanager
     def _measure(self, context: Any) -> Iterator[None]:
+        belongs_to(self._trace_id)
         in_flight = self._metrics.grpc_in_flight.labels(*self._labels)
         in_flight.inc()
         began = time.monotonic()
@@ -106,7 +110,8 @@ class _Measured:
             raise
         finally:
             in_flight.dec()
-            self._metrics.grpc_duration.labels(*self._labels).observe(time.monotonic() - began)
+            duration = self._metrics.grpc_duration.labels(*self._labels)
+            duration.observe(time.monotonic() - began, exemplar())
             self._metrics.grpc_requests.labels(*self._labels, code).inc()
 
 

@@ -17,6 +17,7 @@ from lensd_api.hookspecs import AnalysisRecord
 from lensd_server import __version__
 from lensd_server.engine.observers import LOAD_OUTCOMES, OUTCOMES, BatchRecord
 from lensd_server.telemetry import definitions
+from lensd_server.telemetry.exemplars import exemplar
 
 #: Reasons of rejections that are told apart; ours are about a dozen.
 MAX_REASONS = 32
@@ -114,7 +115,7 @@ class Metrics:
 
     def first_result(self, analyzer: str, model: str, seconds: float) -> None:
         """The first result of an analysis was found."""
-        self.analysis_first_result.labels(analyzer, model).observe(seconds)
+        self.analysis_first_result.labels(analyzer, model).observe(seconds, exemplar())
 
     # What the engine reports, on threads of its own.
 
@@ -136,10 +137,11 @@ class Metrics:
             return
         self.analyses_in_flight.labels(*labels).dec()
         usage = analysis.usage or {}
-        self.analysis_total.labels(*labels).observe(analysis.seconds)
-        self.analysis_queue.labels(*labels).observe(usage.get("queue_s", 0.0))
-        self.analysis_forward.labels(*labels).observe(usage.get("forward_s", 0.0))
-        self.analysis_compute.labels(*labels).observe(usage.get("compute_s", 0.0))
+        trace = exemplar()
+        self.analysis_total.labels(*labels).observe(analysis.seconds, trace)
+        self.analysis_queue.labels(*labels).observe(usage.get("queue_s", 0.0), trace)
+        self.analysis_forward.labels(*labels).observe(usage.get("forward_s", 0.0), trace)
+        self.analysis_compute.labels(*labels).observe(usage.get("compute_s", 0.0), trace)
         if analysis.model:
             self.rows_shared.labels(analysis.model).inc(usage.get("shared_rows", 0))
 
