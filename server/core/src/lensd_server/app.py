@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager
 import structlog
 import torch
 
+from lensd_server.access.access import Access
+from lensd_server.access.certificates import CertificateError
+from lensd_server.access.tokens import TokenFileError
 from lensd_server.daemon import Daemon, Engine, StartFailed
 from lensd_server.engine.anatomy.hooks import count_hooks
 from lensd_server.engine.artifact_remote import WrongStore
@@ -85,10 +88,16 @@ def _end_in_time(closing: threading.Event) -> None:
 def assemble(settings: Settings) -> Engine:
     """Everything that serves, wired together; nothing is loaded yet."""
     registry = discover(settings.plugins.allow)
+    try:
+        access = Access.of(settings)
+    except (TokenFileError, CertificateError) as error:
+        raise StartFailed(str(error)) from error
     metrics = Metrics()
     metrics.expect(settings.models)
     # Metrics first: a plugin's hook must not delay them.
-    observers = Observers(analyses=(metrics, AnalysisLog(), registry), batches=(metrics,), loads=(metrics,))
+    observers = Observers(
+        analyses=(metrics, access.quotas, AnalysisLog(), registry), batches=(metrics,), loads=(metrics,)
+    )
     cpu_turn = Turn()
     sources = Sources(list(registry.model_sources().values()))
     residency = Residency(
@@ -127,6 +136,7 @@ def assemble(settings: Settings) -> Engine:
         close,
         stuck.when_held,
         executor.limit,
+        access,
     )
 
 

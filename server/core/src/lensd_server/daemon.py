@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import grpc.aio
 import structlog
 
 from lensd_api.errors import LensdError
+from lensd_server.access.access import Access
+from lensd_server.addresses import is_loopback, socket_path
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.wakeup import post
 from lensd_server.plugins import AnalyzerRegistry
@@ -31,7 +33,7 @@ from lensd_server.rpc.model_service import ModelServicer
 from lensd_server.rpc.ports import Analyses, Artifacts, Models
 from lensd_server.rpc.scope import Listener
 from lensd_server.rpc.server_service import ServerFacts, ServerServicer
-from lensd_server.settings import EMBEDDED_SOURCE, LimitSettings, Settings, SettingsError, is_loopback
+from lensd_server.settings import EMBEDDED_SOURCE, LimitSettings, Settings, SettingsError
 from lensd_server.systemd import Supervisor
 from lensd_server.telemetry.http import MetricsServer, Pulse
 from lensd_server.telemetry.interceptor import MetricsInterceptor
@@ -66,6 +68,7 @@ class Engine:
     when_held: Callable[[Callable[[str], None]], None] = lambda _: None
     #: Called with the limits in force after a reload.
     limit: Callable[[LimitSettings], None] = lambda _: None
+    access: Access = field(default_factory=Access)
 
 
 class Daemon:
@@ -161,10 +164,12 @@ class Daemon:
                 servicers,
                 self._health.servicer,
                 max_request_bytes=self._settings.limits.max_request_bytes,
+                access=self._engine.access,
+                on_socket=socket_path(address) is not None,
                 interceptors=[MetricsInterceptor(metrics)],
             )
             try:
-                addresses.append(listen(built, address, setting))
+                addresses.append(listen(built, address, setting, self._engine.access.certificates))
             except AddressInUse as error:
                 raise StartFailed(str(error)) from error
             self._servers.append(built)
@@ -176,7 +181,9 @@ class Daemon:
         engine, limits = self._engine, self._settings.limits
         facts = ServerFacts(start_time=time.time(), devices=engine.devices)
         self._servicers = Servicers(
-            analysis=AnalysisServicer(engine.analyses, limits, self._gate, engine.metrics),
+            analysis=AnalysisServicer(
+                engine.analyses, limits, self._gate, engine.metrics, engine.access.quotas
+            ),
             analyzers=AnalyzerServicer(engine.registry, engine.models),
             models=ModelServicer(engine.models, self._gate),
             artifacts=ArtifactServicer(engine.artifacts),

@@ -1,11 +1,9 @@
 """Every setting of the daemon as one typed, frozen object.
 
 Precedence: command line flags, then the environment (``LENSD_SECTION__KEY``), then
-``lensd.toml``, then the defaults here. Unknown keys are refused, and so is whatever would
-suggest a protection that this version does not have.
+``lensd.toml``, then the defaults here. Unknown keys are refused: a misspelt protection is none.
 """
 
-import ipaddress
 import os
 import re
 import tomllib
@@ -14,8 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from lensd_server.addresses import Address, PortAddress, is_loopback
 
 #: Names of models, artifacts and whatever else a client may spell.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -31,29 +31,8 @@ class SettingsError(Exception):
     """The configuration cannot be used; the message names the key and what to do."""
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port`` or ``[v6]:port``. Raises ValueError."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})", address)
-    if match is None or int(match[3]) > 65535:
-        raise ValueError(f"{address!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
-    return match[1] or match[2], int(match[3])
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach ``address``. Names other than localhost are not trusted."""
-    host, _ = split_address(address)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _address(value: str) -> str:
-    split_address(value)
-    return value
-
-
-Address = Annotated[str, AfterValidator(_address)]
+ListenerName = Literal["listen", "admin_listen", "metrics_listen"]
+ScopeName = Literal["read", "analyze", "admin"]
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -66,9 +45,9 @@ class ServerSettings(_Section):
 
     listen: Address = "127.0.0.1:50051"
     admin_listen: Address = "127.0.0.1:50052"
-    metrics_listen: Address = "127.0.0.1:9464"
-    #: Needed to listen beyond this machine, since callers are not authenticated.
-    allow_insecure: bool = False
+    metrics_listen: PortAddress = "127.0.0.1:9464"
+    #: Which listeners other machines may reach without TLS and authentication; ``True`` for all.
+    allow_insecure: bool | tuple[ListenerName, ...] = False
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path("lensd"))
     #: Where artifacts are instead of in ``state_dir``: an fsspec URL such as ``s3://bucket/lensd``.
     artifact_store: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9+.-]*://\S+$")
@@ -110,10 +89,62 @@ class LimitSettings(_Section):
         return min(_MIB // 2, self.max_response_bytes // 2)
 
 
-class AuthSettings(_Section):
-    """``[auth]``: callers are not authenticated in this version, and only that can be said."""
+class TlsSettings(_Section):
+    """``[tls]``: PEM files of both gRPC listeners, Unix sockets excepted. Read again when they change."""
 
-    mode: Literal["none"] = "none"
+    #: Certificate chain, the server's own first.
+    cert: Path | None = None
+    key: Path | None = None
+    #: Callers must show a certificate that one of these signed.
+    client_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together: give both or neither")
+        if self.client_ca is not None and self.cert is None:
+            raise ValueError("client_ca checks certificates over TLS: give cert and key, too")
+        return self
+
+
+class AuthSettings(_Section):
+    """``[auth]``: who may call. Nobody is asked for anything where neither tokens nor certificates are named."""
+
+    #: What ``lensd token`` writes; read again when it changes.
+    token_file: Path | None = None
+    #: Scopes by subject of a client's certificate: a name it is for (SAN), or its common name.
+    certificates: dict[str, tuple[ScopeName, ...]] = Field(default_factory=dict[str, tuple[ScopeName, ...]])
+    #: Probes may ask for health without saying who they are.
+    open_health: bool = True
+    #: JSON lines of what operators did and who was refused; the log has them as well.
+    audit_file: Path | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether callers have to say who they are."""
+        return self.token_file is not None or bool(self.certificates)
+
+
+class CallerQuota(_Section):
+    """What one caller may use; ``None`` for no bound."""
+
+    max_analyses: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    bytes_per_minute: int | None = Field(default=None, ge=1)
+
+
+class QuotaSettings(CallerQuota):
+    """``[quota]``: what each caller may use, by its identity, else by its host."""
+
+    #: What is different for one: ``[quota.callers.NAME]``.
+    callers: dict[str, CallerQuota] = Field(default_factory=dict[str, CallerQuota])
+
+    def of(self, caller: str) -> CallerQuota:
+        """The bounds of ``caller``: its own where it has any, else those of everybody."""
+        own = self.callers.get(caller)
+        if own is None:
+            return self
+        return CallerQuota(**{**self.model_dump(exclude={"callers"}), **own.model_dump(exclude_unset=True)})
 
 
 class PluginSettings(_Section):
@@ -146,7 +177,9 @@ class Settings(_Section):
 
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
+    tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
+    quota: QuotaSettings = QuotaSettings()
     plugins: PluginSettings = PluginSettings()
     models: dict[ModelName, ModelSettings] = Field(default_factory=_embedded)
 
@@ -159,17 +192,41 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _stay_on_this_machine(self) -> Self:
-        if self.server.allow_insecure:
-            return self
+        allowed = self.server.allow_insecure
         for key in ("listen", "admin_listen", "metrics_listen"):
             address: str = getattr(self.server, key)
-            if not is_loopback(address):
+            if is_loopback(address) or allowed is True or (allowed and key in allowed):
+                continue
+            if key == "metrics_listen":
                 raise ValueError(
-                    f"server.{key}: {address} can be reached from other machines, but this version neither "
-                    "authenticates callers nor encrypts (no TLS): anyone who can connect could run analyses "
-                    "and unload models. Listen on 127.0.0.1 and put an authenticating proxy in front, or set "
-                    "`allow_insecure = true` in [server] if the network itself is trusted"
+                    f"server.{key}: {address} can be reached from other machines, and /metrics knows neither TLS "
+                    "nor authentication: it shows names of models and plugins and how much is asked of them. Listen "
+                    f'on 127.0.0.1, or set `allow_insecure = ["{key}"]` in [server] if that network may see it'
                 )
+            lacking = [
+                what
+                for what, there in (
+                    ("TLS ([tls] cert and key)", self.tls.cert is not None),
+                    ("authentication ([auth] token_file or certificates)", self.auth.required),
+                )
+                if not there
+            ]
+            if lacking:
+                raise ValueError(
+                    f"server.{key}: {address} can be reached from other machines and lacks "
+                    f"{' and '.join(lacking)}: anyone who can connect could "
+                    f"{'run analyses and unload models' if key == 'admin_listen' else 'run analyses'}. Add it, "
+                    f'listen on 127.0.0.1, or set `allow_insecure = ["{key}"]` in [server] if the network itself '
+                    "is trusted"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_checked(self) -> Self:
+        if self.auth.certificates and self.tls.client_ca is None:
+            raise ValueError(
+                "auth.certificates: callers' certificates are only looked at where tls.client_ca says who signs them"
+            )
         return self
 
 
@@ -178,7 +235,9 @@ class _Environment(BaseSettings):
 
     server: ServerSettings
     limits: LimitSettings
+    tls: TlsSettings
     auth: AuthSettings
+    quota: QuotaSettings
     plugins: PluginSettings
     models: dict[str, ModelSettings]
 
@@ -262,21 +321,11 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-_SECURITY_WORDS = re.compile(r"tls|ssl|cert|auth|token|oidc|password|client_ca|private_key")
-
-
 def _explain(fault: Any, layers: list[tuple[str, dict[str, Any]]]) -> str:
     location = tuple(str(part) for part in fault["loc"] if part != "[key]")
     key = ".".join(location)
     origin = next((name for name, layer in reversed(layers) if _holds(layer, location)), "")
     where = f" (from {origin})" if origin else ""
-    if location and (
-        location[0] == "auth" or (fault["type"] == "extra_forbidden" and _SECURITY_WORDS.search(key))
-    ):
-        return (
-            f"{key}{where}: authentication and TLS are not implemented in this version, so the setting is refused "
-            "rather than ignored; remove it and listen on loopback, behind a proxy that protects it"
-        )
     if fault["type"] == "extra_forbidden":
         return f"{key}{where}: no such setting"
     message = str(fault["msg"]).removeprefix("Value error, ")

@@ -20,6 +20,7 @@ from lensd_proto.v1 import (
     models_pb2_grpc,
     server_pb2_grpc,
 )
+from lensd_server.access.access import Access
 from lensd_server.engine.events import (
     Accepted,
     AnalysisEvent,
@@ -217,12 +218,18 @@ def limits() -> LimitSettings:
 
 
 @pytest.fixture
-async def served(limits: LimitSettings) -> AsyncIterator[Served]:
+def access() -> Access:
+    """Anybody may do anything; a test may override the fixture."""
+    return Access()
+
+
+@pytest.fixture
+async def served(limits: LimitSettings, access: Access) -> AsyncIterator[Served]:
     """Both listeners over scripted parts."""
     executor, models, artifacts = ScriptedExecutor(), FakeModels(), FakeArtifacts()
     registry, gate, metrics, health = AnalyzerRegistry(), Gate(), Metrics(), Health()
     servicers = Servicers(
-        analysis=AnalysisServicer(executor, limits, gate, metrics),
+        analysis=AnalysisServicer(executor, limits, gate, metrics, access.quotas),
         analyzers=AnalyzerServicer(registry, models),
         models=ModelServicer(models, gate),
         artifacts=ArtifactServicer(artifacts),
@@ -236,6 +243,7 @@ async def served(limits: LimitSettings) -> AsyncIterator[Served]:
             servicers,
             health.servicer,
             max_request_bytes=limits.max_request_bytes,
+            access=access,
             interceptors=[MetricsInterceptor(metrics)],
         )
         address = listen(server, "127.0.0.1:0", "test")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lensd_server.doctor.finding import Finding, Verdict
-from lensd_server.settings import Settings, split_address
+from lensd_server.addresses import split_address
+from lensd_server.settings import Settings
 
 _MIB = 1024 * 1024
 #: With less than this nothing that matters can be written.

@@ -8,6 +8,7 @@ from typing import cast
 
 from lensd_api.errors import Cancelled, DeadlineExceeded, LensdError
 from lensd_proto.v1 import analysis_pb2
+from lensd_server.access.quotas import Quotas
 from lensd_server.engine.events import Accepted, AnalysisEvent, AnalysisRequest, Executor, Found
 from lensd_server.engine.running import is_rejection
 from lensd_server.engine.soundness import takes_long
@@ -23,11 +24,14 @@ from lensd_server.telemetry.metrics import Metrics
 class AnalysisServicer:
     """Streams what the executor finds."""
 
-    def __init__(self, executor: Executor, limits: LimitSettings, gate: Gate, metrics: Metrics) -> None:
+    def __init__(
+        self, executor: Executor, limits: LimitSettings, gate: Gate, metrics: Metrics, quotas: Quotas
+    ) -> None:
         self._executor = executor
         self.limits = limits
         self._gate = gate
         self._metrics = metrics
+        self._quotas = quotas
 
     async def analyze(
         self, message: analysis_pb2.AnalyzeRequest, call: Call
@@ -58,7 +62,7 @@ class AnalysisServicer:
         try:
             if request.deadline is not None and request.deadline <= time.monotonic():
                 raise DeadlineExceeded("the deadline had passed when the request arrived; allow more time")
-            with self._gate.enter():
+            with self._gate.enter(), self._quotas.analysis(request.caller):
                 async with aclosing(self._converse(request)) as responses:
                     async for response in responses:
                         yield response

@@ -1,7 +1,10 @@
 """The two gRPC servers: public and admin, the same services behind different doors."""
 
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -11,15 +14,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lensd_proto.v1 import analysis_pb2, analyzers_pb2, artifacts_pb2, models_pb2, server_pb2
+from lensd_server.access.access import Access
+from lensd_server.access.certificates import Certificates
+from lensd_server.addresses import socket_path, split_address
 from lensd_server.rpc.analysis import AnalysisServicer
 from lensd_server.rpc.analyzers import AnalyzerServicer
 from lensd_server.rpc.artifact_service import ArtifactServicer
 from lensd_server.rpc.dispatch import service_handler
+from lensd_server.rpc.guard import Guard
 from lensd_server.rpc.model_service import ModelServicer
 from lensd_server.rpc.scope import Listener
 from lensd_server.rpc.server_service import ServerServicer
 from lensd_server.rpc.wire import TRANSPORT_BYTES
-from lensd_server.settings import split_address
 
 #: Every service of the contract.
 SERVICES: tuple[ServiceDescriptor, ...] = (
@@ -79,14 +85,19 @@ def build_server(
     health_servicer: health_pb2_grpc.HealthServicer,
     *,
     max_request_bytes: int,
+    access: Access,
+    on_socket: bool = False,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
-    """A server that is not listening yet."""
-    server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors, maximum_concurrent_rpcs=_MAX_CALLS)
+    """A server that is not listening yet. ``interceptors`` see what the guard refuses, too."""
+    guard = Guard(listener, access, on_socket=on_socket)
+    server = grpc.aio.server(
+        options=_OPTIONS, interceptors=[*interceptors, guard], maximum_concurrent_rpcs=_MAX_CALLS
+    )
     names = [service.full_name for service in SERVICES]
     server.add_generic_rpc_handlers(
         tuple(
-            service_handler(service, servicers.of(service), listener, max_request_bytes)
+            service_handler(service, servicers.of(service), max_request_bytes, access.quotas)
             for service in SERVICES
         )
     )
@@ -99,14 +110,51 @@ def build_server(
     return server
 
 
-def listen(server: grpc.aio.Server, address: str, setting: str) -> str:
-    """Binds ``server`` and answers where it listens, port 0 replaced. Raises AddressInUse."""
+def listen(
+    server: grpc.aio.Server, address: str, setting: str, certificates: Certificates | None = None
+) -> str:
+    """Binds ``server`` and answers where it listens, port 0 replaced. Raises AddressInUse.
+
+    With ``certificates`` it speaks TLS; not on a Unix socket, which only the owner of this process may open.
+    """
+    if (path := socket_path(address)) is not None:
+        _bind_socket(server, path, setting)
+        return address
     host, _ = split_address(address)
     try:
-        port = server.add_insecure_port(address)
+        if certificates is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, certificates.credentials())
     except RuntimeError as error:
         raise AddressInUse(
             f"cannot listen on {address} (setting {setting}): it is in use or not an address of this "
             "machine; choose another one, or port 0 for a free one"
         ) from error
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bind_socket(server: grpc.aio.Server, path: Path, setting: str) -> None:
+    if _answers(path):
+        # gRPC would unlink it and take its callers over.
+        raise AddressInUse(
+            f"cannot listen on {path} (setting {setting}): another process does; stop that one"
+        )
+    mask = os.umask(0o177)  # from the start: mended afterwards, it would have been open for a moment
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError as error:
+        raise AddressInUse(
+            f"cannot listen on {path} (setting {setting}): is its folder there, and may this process write to it?"
+        ) from error
+    finally:
+        os.umask(mask)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -130,6 +130,7 @@ class ManyAnalyses:
                 violations=[fault],
                 reason="DUPLICATE_REQUEST_ID",
             )
+        self._call.check_again()
         limit = self._limits.max_analyses_per_stream
         if len(self._running) >= limit:
             raise QueueFull(

@@ -4,9 +4,11 @@ Details above about 8 kB arrive as RESOURCE_EXHAUSTED and the real code is lost,
 everything that travels in trailing metadata is kept below :data:`MAX_BYTES` together.
 """
 
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import grpc
+import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
@@ -23,6 +25,7 @@ _MAX_VALUE = 256
 _MAX_METADATA = 1500
 #: ``LensdError.status`` is the name of the code, in gRPC and in google.rpc alike.
 _CODES = {code.name: code for code in grpc.StatusCode}
+_NAMES: dict[object, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 def code_of(error: LensdError) -> grpc.StatusCode:
@@ -58,6 +61,21 @@ def trailing_metadata(error: LensdError, status: status_pb2.Status) -> tuple[tup
         # and a call whose retry waits while the connection is closed never ends (seen with 1.85).
         return (details, ("grpc-retry-pushback-ms", "-1"))
     return (details, ("grpc-retry-pushback-ms", str(max(0, round(error.retry_after_s * 1000)))))
+
+
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: LensdError) -> NoReturn:
+    """Ends a call with ``error``. Raises what gRPC wants raised."""
+    status = to_status(error)
+    await context.abort(code_of(error), status.message, trailing_metadata(error, status))
+
+
+def final_code(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
+    """Name of the code a call was ended with; empty where none was set."""
+    code: object = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    # Abort keeps the number; 0 means that nothing was set.
+    return _NAMES.get(code, "") if code else ""
 
 
 def clip(text: str, limit: int) -> str:

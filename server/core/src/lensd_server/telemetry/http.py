@@ -12,7 +12,7 @@ from typing import Any, Literal
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from lensd_server.settings import split_address
+from lensd_server.addresses import split_address
 
 #: A loop that has not turned for this long gets no new traffic, and one for that long counts as dead.
 UNREADY_S, STALLED_S = 10.0, 60.0

@@ -1,0 +1,1 @@
+"""Who calls, over what, and how much of it: identities, tokens, certificates, quotas, the audit log."""
