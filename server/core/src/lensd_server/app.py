@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import structlog
 import torch
 
 from lensd_server.access.access import Access
-from lensd_server.access.certificates import CertificateError
+from lensd_server.access.certificates import CertificateError, Certificates
 from lensd_server.access.tokens import TokenFileError
+from lensd_server.addresses import socket_path
 from lensd_server.daemon import Daemon, Engine, StartFailed
 from lensd_server.engine.anatomy.hooks import count_hooks
 from lensd_server.engine.artifact_remote import WrongStore
@@ -28,9 +30,14 @@ from lensd_server.folders import Unusable, claim
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
 from lensd_server.stuck import StuckAnalyzers
-from lensd_server.telemetry.collectors import HookCollector, ModelCollector, PluginCollector
+from lensd_server.telemetry.collectors import (
+    CertificateCollector,
+    HookCollector,
+    ModelCollector,
+    PluginCollector,
+)
 from lensd_server.telemetry.foreign import ForeignCollector
-from lensd_server.telemetry.logging import AnalysisLog, configure_logging
+from lensd_server.telemetry.logging import AnalysisLog, configure_logging, keep_audit
 from lensd_server.telemetry.metrics import Metrics
 
 #: How long threads get to end once nothing is served; one that a plugin holds never would.
@@ -45,6 +52,7 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
     """
     configure_logging(log_format=settings.server.log_format, level=settings.server.log_level)
     try:
+        _keep_audit(settings.auth.audit_file)
         with _claimed(settings):
             daemon = Daemon(settings, assemble(settings), _announce, reread)
             threading.Thread(
@@ -59,6 +67,15 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
         print(f"lensd: stopped because {daemon.defeat}; start it anew", file=sys.stderr)
         return 1
     return 0
+
+
+def _keep_audit(path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        keep_audit(path)
+    except OSError as error:
+        raise StartFailed(f"auth.audit_file: {path}: {error.strerror}") from error
 
 
 @contextmanager
@@ -120,6 +137,7 @@ def assemble(settings: Settings) -> Engine:
     metrics.registry.register(ModelCollector(residency.statuses))
     metrics.registry.register(HookCollector(lambda: _hooks(residency)))
     metrics.registry.register(PluginCollector(registry))
+    metrics.registry.register(CertificateCollector(_listeners_with_tls(settings, access)))
     metrics.registry.register(ForeignCollector(registry.metrics_collectors(), registry.count_error))
 
     def close() -> None:
@@ -150,6 +168,13 @@ def _storage(settings: Settings) -> Storage:
 def _hooks(residency: Residency) -> dict[str, int]:
     found = {name: residency.resident(name) for name in residency.names}
     return {name: count_hooks(one.loaded.model.module) for name, one in found.items() if one is not None}
+
+
+def _listeners_with_tls(settings: Settings, access: Access) -> dict[str, Certificates]:
+    if access.certificates is None:
+        return {}
+    addresses = {"public": settings.server.listen, "admin": settings.server.admin_listen}
+    return {name: access.certificates for name, at in addresses.items() if socket_path(at) is None}
 
 
 def _devices() -> list[str]:

@@ -20,6 +20,7 @@ from lensd_server.settings import (
     load_settings,
     parse_model_flag,
 )
+from lensd_server.token_command import token
 
 _CONFIG = click.option(
     "--config",
@@ -38,10 +39,15 @@ def main() -> None:
     """
 
 
+main.add_command(token)
+
+
 @main.command()
 @_CONFIG
 @click.option("--listen", metavar="HOST:PORT", help="Where callers connect [127.0.0.1:50051].")
-@click.option("--admin-listen", metavar="HOST:PORT", help="Where operators connect [127.0.0.1:50052].")
+@click.option(
+    "--admin-listen", metavar="HOST:PORT", help="Where operators connect, or unix:/path [127.0.0.1:50052]."
+)
 @click.option("--metrics-listen", metavar="HOST:PORT", help="/metrics, /livez, /readyz [127.0.0.1:9464].")
 @click.option(
     "--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Where artifacts are kept."

@@ -214,6 +214,7 @@ class Daemon:
         found = change(self._settings, new)
         self._settings = found.settings
         set_log_level(found.settings.server.log_level)
+        self._engine.access.take_over(found.settings)
         limits = found.settings.limits
         self._engine.limit(limits)
         if self._servicers is not None:

@@ -18,6 +18,11 @@ LIVE = frozenset(
         "limits.max_admitted_tokens",
         "limits.max_admitted_bytes",
         "limits.max_timeout_s",
+        "auth.certificates",
+        "quota.max_analyses",
+        "quota.tokens_per_minute",
+        "quota.bytes_per_minute",
+        "quota.callers",
     }
 )
 

@@ -141,9 +141,7 @@ class QuotaSettings(CallerQuota):
 
     def of(self, caller: str) -> CallerQuota:
         """The bounds of ``caller``: its own where it has any, else those of everybody."""
-        own = self.callers.get(caller)
-        if own is None:
-            return self
+        own = self.callers.get(caller, CallerQuota())
         return CallerQuota(**{**self.model_dump(exclude={"callers"}), **own.model_dump(exclude_unset=True)})
 
 

@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from lensd_server.addresses import is_loopback, socket_path, split_address
 from lensd_server.settings import (
     EMBEDDED_NAME,
     EMBEDDED_SOURCE,
     Settings,
     SettingsError,
-    is_loopback,
     load_settings,
     parse_model_flag,
-    split_address,
 )
 
 
@@ -102,7 +101,17 @@ def test_settings_are_frozen() -> None:
         ("[limits]\nmax_analyses = 0", r"limits\.max_analyses.*greater than or equal to 1"),
         ('[server]\nlisten = "50051"', r"server\.listen.*not HOST:PORT"),
         ('[server]\nlisten = "127.0.0.1:99999"', r"server\.listen.*not HOST:PORT"),
-        ('[server]\nlisten = "unix:/tmp/x"', r"server\.listen.*not HOST:PORT"),
+        ('[server]\nlisten = "unix:tmp/x"', r"server\.listen.*not unix:/path"),
+        ('[server]\nlisten = "unix:/%s"' % ("x" * 107), r"server\.listen.*longer than the 107 bytes"),
+        ('[server]\nmetrics_listen = "unix:/tmp/x"', r"server\.metrics_listen.*not HOST:PORT"),
+        ('[server]\nallow_insecure = ["metrics"]', r"server\.allow_insecure.*metrics_listen"),
+        ('[tls]\ncert = "c"', r"tls.*cert and key go together"),
+        ('[tls]\nclient_ca = "c"', r"tls.*give cert and key"),
+        ('[auth]\nmode = "none"', r"auth\.mode.*no such setting"),
+        ('[auth.certificates]\nops = ["root"]', r"auth\.certificates\.ops.*'read', 'analyze' or 'admin'"),
+        ('[auth.certificates]\nops = ["admin"]', r"auth\.certificates.*tls\.client_ca"),
+        ("[quota]\nmax_analyses = 0", r"quota\.max_analyses.*greater than or equal to 1"),
+        ("[quota.callers.a]\nrows = 1", r"quota\.callers\.a\.rows .*no such setting"),
         ("[server", "not valid TOML"),
     ],
 )
@@ -135,29 +144,73 @@ def test_a_missing_file_is_named() -> None:
         load_settings(Path("nowhere.toml"))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '[auth]\nmode = "mtls"',
-        '[auth]\ntokens = "tokens.txt"',
-        '[server]\ntls_cert = "cert.pem"',
-        '[server]\nclient_ca = "ca.pem"',
-    ],
-)
-def test_protection_that_does_not_exist_is_refused_rather_than_ignored(text: str) -> None:
-    toml(text)
-    with pytest.raises(SettingsError, match=r"not implemented in this version.*refused rather than ignored"):
-        load_settings()
+BEYOND = ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:50051", "example.com:50051"]
+TLS = {"cert": "c.pem", "key": "k.pem"}
+TOKENS = {"token_file": "tokens"}
 
 
 @pytest.mark.parametrize("key", ["listen", "admin_listen", "metrics_listen"])
-@pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:50051", "example.com:50051"])
+@pytest.mark.parametrize("address", BEYOND)
 def test_listening_beyond_this_machine_has_to_be_allowed(key: str, address: str) -> None:
     flags: dict[str, Any] = {"server": {key: address}}
-    with pytest.raises(SettingsError, match=rf"server\.{key}.*neither authenticates.*allow_insecure = true"):
+    with pytest.raises(SettingsError, match=rf'server\.{key}.*allow_insecure = \["{key}"\]'):
         load_settings(flags=flags)
-    flags["server"]["allow_insecure"] = True
-    assert getattr(load_settings(flags=flags).server, key) == address
+    for allowed in (True, [key]):
+        flags["server"]["allow_insecure"] = allowed
+        assert getattr(load_settings(flags=flags).server, key) == address
+
+
+@pytest.mark.parametrize("key", ["listen", "admin_listen"])
+@pytest.mark.parametrize(
+    ("sections", "lacking"),
+    [
+        ({}, r"lacks TLS \(.*\) and authentication \("),
+        ({"tls": TLS}, r"lacks authentication \("),
+        ({"auth": TOKENS}, r"lacks TLS \("),
+    ],
+)
+def test_listening_beyond_this_machine_needs_both_tls_and_authentication(
+    key: str, sections: dict[str, Any], lacking: str
+) -> None:
+    flags = {"server": {key: "0.0.0.0:1"}}
+    with pytest.raises(SettingsError, match=lacking):
+        load_settings(flags={**flags, **sections})
+    load_settings(flags={**flags, "tls": TLS, "auth": TOKENS})
+
+
+def test_what_one_listener_may_the_others_may_not() -> None:
+    server = {"listen": "0.0.0.0:1", "metrics_listen": "0.0.0.0:2", "allow_insecure": ["metrics_listen"]}
+    with pytest.raises(SettingsError, match=r"server\.listen: 0\.0\.0\.0:1.*lacks"):
+        load_settings(flags={"server": server})
+    load_settings(flags={"server": server, "tls": TLS, "auth": TOKENS})
+
+
+def test_metrics_beyond_this_machine_have_to_be_allowed_even_with_tls() -> None:
+    flags = {"server": {"metrics_listen": "0.0.0.0:1"}, "tls": TLS, "auth": TOKENS}
+    with pytest.raises(SettingsError, match=r"server\.metrics_listen.*neither|/metrics knows neither TLS"):
+        load_settings(flags=flags)
+
+
+def test_insecure_listeners_may_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LENSD_SERVER__LISTEN", "0.0.0.0:1")
+    monkeypatch.setenv("LENSD_SERVER__ALLOW_INSECURE", '["listen"]')
+    assert load_settings().server.allow_insecure == ("listen",)
+    monkeypatch.setenv("LENSD_SERVER__ALLOW_INSECURE", "true")
+    assert load_settings().server.allow_insecure is True
+
+
+def test_a_unix_socket_is_this_machine() -> None:
+    assert load_settings(flags={"server": {"admin_listen": "unix:/run/lensd/admin"}})
+    assert is_loopback("unix:/run/lensd/admin")
+    assert socket_path("unix:/run/lensd/admin") == Path("/run/lensd/admin")
+
+
+def test_a_caller_has_the_bounds_of_everybody_but_for_its_own() -> None:
+    text = "[quota]\nmax_analyses = 4\ntokens_per_minute = 100\n[quota.callers.trainer]\nmax_analyses = 64\n"
+    toml(text)
+    quota = load_settings().quota
+    assert (quota.of("trainer").max_analyses, quota.of("trainer").tokens_per_minute) == (64, 100)
+    assert (quota.of("other").max_analyses, quota.of("other").bytes_per_minute) == (4, None)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:50051", "localhost:50051"])

@@ -1,6 +1,7 @@
 """Every metric the dashboards may use is in a scrape, with the labels it is meant to have."""
 
 import re
+from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
@@ -9,11 +10,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from lensd_api.hookspecs import AnalysisRecord
+from lensd_server.access.certificates import Certificates
 from lensd_server.engine import running
 from lensd_server.engine.events import ModelState, ModelStatus
 from lensd_server.engine.observers import OUTCOMES, BatchRecord
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
-from lensd_server.telemetry.collectors import HookCollector, ModelCollector, PluginCollector
+from lensd_server.telemetry.collectors import (
+    CertificateCollector,
+    HookCollector,
+    ModelCollector,
+    PluginCollector,
+)
 from lensd_server.telemetry.definitions import DEFINITIONS, UNITS
 from lensd_server.telemetry.metrics import MAX_REASONS, Metrics
 
@@ -24,7 +31,7 @@ USAGE = {"queue_s": 0.1, "forward_s": 0.2, "compute_s": 0.3, "shared_rows": 4}
 
 
 @pytest.fixture
-def metrics() -> Metrics:
+def metrics(authority: Any) -> Metrics:
     """Metrics of a daemon with one model and one plugin, after one of everything."""
     metrics = Metrics()
     registry = AnalyzerRegistry([LoadedPlugin(PluginRecord("dla", "lensd-dla", "1", PluginStatus.ACTIVE))])
@@ -32,6 +39,8 @@ def metrics() -> Metrics:
     metrics.registry.register(ModelCollector(lambda: [status]))
     metrics.registry.register(HookCollector(lambda: {"tiny": 0}))
     metrics.registry.register(PluginCollector(registry))
+    pair = authority.issue("server")
+    metrics.registry.register(CertificateCollector({"public": Certificates(pair.cert, pair.key)}))
     metrics.grpc_requests.labels("s", "m", "OK").inc()
     metrics.grpc_duration.labels("s", "m").observe(0.1)
     metrics.grpc_in_flight.labels("s", "m").inc()

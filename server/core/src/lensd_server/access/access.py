@@ -29,8 +29,9 @@ class Access:
             open_health=settings.auth.open_health,
         )
 
-    def refresh(self) -> None:
-        """Reads files again that have changed, without waiting for the next call."""
-        self.authenticator.refresh()
+    def take_over(self, settings: Settings) -> None:
+        """Certificates' scopes and quotas are those of ``settings`` from now on; changed files are read again."""
+        self.authenticator.take_over(settings.auth)
+        self.quotas.take_over(settings.quota)
         if self.certificates is not None:
             self.certificates.refresh()

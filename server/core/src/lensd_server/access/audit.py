@@ -11,6 +11,7 @@ import structlog
 
 from lensd_api.errors import LensdError
 
+LOGGER = "lensd.audit"
 #: Refusals written in one second; a flood of them must not fill the disk.
 _MAX_REFUSALS_PER_S = 20
 
@@ -19,7 +20,7 @@ class Audit:
     """Writes the lines. One instance a process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log = structlog.get_logger("lensd.audit")
+        self._log = structlog.get_logger(LOGGER)
         self._clock = clock
         self._second = 0
         self._written = 0

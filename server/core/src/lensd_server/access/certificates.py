@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import grpc
 import structlog
@@ -78,7 +79,8 @@ class Certificates:
         """For one listener. It wants a certificate of its callers if there is a CA for them."""
         return grpc.dynamic_ssl_server_credentials(
             self._pair.configuration,
-            self._changes(),
+            # The stubs leave out that None, for no change, is what gRPC documents.
+            cast("Callable[[], grpc.ServerCertificateConfiguration]", self._changes()),
             require_client_authentication=self._client_ca is not None,
         )
 

@@ -19,17 +19,15 @@ class Authenticator:
 
     def __init__(self, auth: AuthSettings) -> None:
         """Raises TokenFileError."""
-        self._auth = auth
+        self._required = auth.required
         self._tokens = None if auth.token_file is None else Tokens(auth.token_file)
-        self._by_certificate = {
-            name: Caller(name, frozenset(map(Scope, scopes))) for name, scopes in auth.certificates.items()
-        }
+        self._by_certificate = _callers(auth)
 
     def identify(
         self, authorization: Sequence[str], certificate_names: Collection[str], *, on_socket: bool
     ) -> Caller:
         """Who it is. ``authorization`` are the headers of that name. Raises Unauthenticated."""
-        if not self._auth.required:
+        if not self._required:
             return ANYBODY
         if authorization and self._tokens is not None:
             return self._by_token(authorization, self._tokens)
@@ -52,8 +50,12 @@ class Authenticator:
             f"say who you are: this server wants {' or '.join(wanted)}", reason="NO_CREDENTIALS"
         )
 
-    def refresh(self) -> None:
-        """Reads the tokens again if their file has changed."""
+    def take_over(self, auth: AuthSettings) -> None:
+        """Scopes of certificates are those of ``auth`` from now on, and changed tokens are read again.
+
+        Whether callers have to say who they are stays as it was at the start.
+        """
+        self._by_certificate = _callers(auth)
         if self._tokens is not None:
             self._tokens.refresh()
 
@@ -69,3 +71,7 @@ class Authenticator:
                 "the token is not known here: mistyped, revoked, or another server's", reason="UNKNOWN_TOKEN"
             )
         return Caller(token.name, frozenset(token.scopes))
+
+
+def _callers(auth: AuthSettings) -> dict[str, Caller]:
+    return {name: Caller(name, frozenset(map(Scope, scopes))) for name, scopes in auth.certificates.items()}

@@ -48,8 +48,11 @@ class _Account:
     """One caller's use. ``running`` are its analyses."""
 
     def __init__(self, bounds: CallerQuota, now: float) -> None:
-        self.bounds = bounds
         self.running = 0
+        self.bind(bounds, now)
+
+    def bind(self, bounds: CallerQuota, now: float) -> None:
+        self.bounds = bounds
         self.tokens = _allowance(bounds.tokens_per_minute, now)
         self.bytes = _allowance(bounds.bytes_per_minute, now)
 
@@ -62,10 +65,19 @@ class Quotas:
     """
 
     def __init__(self, settings: QuotaSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._clock = settings, clock
-        self._own = {name: settings.of(name) for name in settings.callers}
+        self._clock = clock
         self._lock = threading.Lock()
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        self.take_over(settings)
+
+    def take_over(self, settings: QuotaSettings) -> None:
+        """The bounds are those of ``settings`` from now on; whoever's are others begins a new minute."""
+        with self._lock:
+            self._everybody = settings.of("")
+            self._own = {name: settings.of(name) for name in settings.callers}
+            for caller, account in self._accounts.items():
+                if account.bounds != (bounds := self._bounds(caller)):
+                    account.bind(bounds, self._clock())
 
     @contextmanager
     def analysis(self, caller: str) -> Iterator[None]:
@@ -109,13 +121,16 @@ class Quotas:
         """That of ``caller``; ``None`` where nothing bounds it."""
         account = self._accounts.get(caller)
         if account is None:
-            bounds = self._own.get(caller, self._settings)
+            bounds = self._bounds(caller)
             if bounds.max_analyses is bounds.tokens_per_minute is bounds.bytes_per_minute is None:
                 return None
             self._make_room()
             account = self._accounts[caller] = _Account(bounds, self._clock())
         self._accounts.move_to_end(caller)
         return account
+
+    def _bounds(self, caller: str) -> CallerQuota:
+        return self._own.get(caller, self._everybody)
 
     def _make_room(self) -> None:
         """Forgets whoever has been away longest."""

@@ -1,13 +1,14 @@
 """Folders to write to and addresses to listen on."""
 
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from lensd_server.addresses import socket_path, split_address
 from lensd_server.doctor.finding import Finding, Verdict
-from lensd_server.addresses import split_address
 from lensd_server.settings import Settings
 
 _MIB = 1024 * 1024
@@ -52,6 +53,8 @@ def _folder(what: str, folder: Path, wanted: int, why: str) -> Finding:
 
 def _port(key: str, address: str) -> Finding:
     what = f"server.{key}"
+    if (path := socket_path(address)) is not None:
+        return _socket(what, path)
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -67,3 +70,10 @@ def _port(key: str, address: str) -> Finding:
                 f"stop what listens there (perhaps a running lensd), or set another {key}",
             )
     return Finding(what, Verdict.FINE, f"{address} is free")
+
+
+def _socket(what: str, path: Path) -> Finding:
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        text = f"unix:{path}: its folder is not there or cannot be written"
+        return Finding(what, Verdict.BROKEN, text, f"mkdir -p -m 700 {shlex.quote(str(path.parent))}")
+    return Finding(what, Verdict.FINE, f"unix:{path} can be made")

@@ -1,10 +1,11 @@
-"""Metrics that are read when they are scraped: models and plugins."""
+"""Metrics that are read when they are scraped: models, plugins and certificates."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from lensd_server.access.certificates import Certificates
 from lensd_server.engine.events import ModelState, ModelStatus
 from lensd_server.plugins import AnalyzerRegistry
 from lensd_server.telemetry import definitions
@@ -49,6 +50,25 @@ class HookCollector(Collector):
         for model, hooks in self._hooks().items():
             family.add_metric((model,), hooks)
         return (family,)
+
+
+class CertificateCollector(Collector):
+    """The certificates of the listeners that speak TLS."""
+
+    def __init__(self, by_listener: Mapping[str, Certificates]) -> None:
+        self._by_listener = by_listener
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what there is is known at a scrape."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """One sample a listener, of the files as they are now."""
+        expiry = definitions.CERTIFICATE_EXPIRY.family()
+        for listener, certificates in self._by_listener.items():
+            certificates.refresh()
+            expiry.add_metric((listener,), certificates.not_after.timestamp())
+        return (expiry,)
 
 
 class PluginCollector(Collector):

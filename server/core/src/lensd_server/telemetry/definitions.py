@@ -197,6 +197,11 @@ DRAINING = GaugeDefinition("lensd_draining", "1 while the daemon is shutting dow
 CONFIG_RELOADS = CounterDefinition(
     "lensd_config_reloads_total", "Times that the configuration was read again.", ("outcome",)
 )
+CERTIFICATE_EXPIRY = GaugeDefinition(
+    "lensd_tls_certificate_expiry_timestamp_seconds",
+    "When the certificate that a listener shows expires, in Unix time.",
+    ("listener",),
+)
 BUILD_INFO = GaugeDefinition("lensd_build_info", "Always 1; the labels say what runs.", ("version", "python"))
 
 # The process as the operating system sees it: the library's own names, which other tools know, and

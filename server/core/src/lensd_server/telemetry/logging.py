@@ -4,12 +4,16 @@ Request identifiers are logged, prompts never: tracebacks are printed without lo
 """
 
 import logging
+import logging.handlers
+import os
 import sys
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import structlog
 
 from lensd_api.hookspecs import AnalysisRecord
+from lensd_server.access.audit import LOGGER as AUDIT_LOGGER
 
 
 def configure_logging(
@@ -21,12 +25,7 @@ def configure_logging(
     """Sets up structlog and the standard library's logging alike, process-wide."""
     out: TextIO = sys.stderr if stream is None else stream
     console = log_format == "console" or (log_format == "auto" and out.isatty())
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+    shared = _shared()
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -47,9 +46,32 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # What operators did is written at any level.
+    logging.getLogger(AUDIT_LOGGER).setLevel(logging.INFO)
     # They report each request or file they touch.
     for chatty in ("httpx", "httpcore", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _shared() -> list[Any]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def keep_audit(path: Path) -> None:
+    """Appends the audit's lines to ``path`` as well, JSON objects, for its owner to read. Raises OSError.
+
+    A file that was moved away, as logrotate does it, is made anew.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+    handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+    final = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_shared(), processors=final))
+    logging.getLogger(AUDIT_LOGGER).addHandler(handler)
 
 
 def set_log_level(level: str) -> None:
