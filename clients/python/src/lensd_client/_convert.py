@@ -62,6 +62,7 @@ def completed(message: analysis_pb2.Completed) -> Completed:
             shared_rows=usage.shared_rows,
             peak_capture_bytes=usage.peak_capture_bytes,
             largest_batch=usage.largest_batch,
+            reused_tokens=usage.reused_tokens,
         ),
         checksums={(c.name, c.item): c.sha256 for c in message.checksums},
     )

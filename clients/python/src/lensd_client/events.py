@@ -83,6 +83,7 @@ class Usage:
     shared_rows: int = 0
     peak_capture_bytes: int = 0
     largest_batch: int = 0
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ class TensorChecksum(_message.Message):
     def __init__(self, name: _Optional[str] = ..., item: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("queue_seconds", "forward_seconds", "compute_seconds", "total_seconds", "rows", "tokens", "shared_rows", "peak_capture_bytes", "largest_batch")
+    __slots__ = ("queue_seconds", "forward_seconds", "compute_seconds", "total_seconds", "rows", "tokens", "shared_rows", "peak_capture_bytes", "largest_batch", "reused_tokens")
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FORWARD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -167,6 +167,7 @@ class Usage(_message.Message):
     SHARED_ROWS_FIELD_NUMBER: _ClassVar[int]
     PEAK_CAPTURE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LARGEST_BATCH_FIELD_NUMBER: _ClassVar[int]
+    REUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     queue_seconds: float
     forward_seconds: float
     compute_seconds: float
@@ -176,7 +177,8 @@ class Usage(_message.Message):
     shared_rows: int
     peak_capture_bytes: int
     largest_batch: int
-    def __init__(self, queue_seconds: _Optional[float] = ..., forward_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., rows: _Optional[int] = ..., tokens: _Optional[int] = ..., shared_rows: _Optional[int] = ..., peak_capture_bytes: _Optional[int] = ..., largest_batch: _Optional[int] = ...) -> None: ...
+    reused_tokens: int
+    def __init__(self, queue_seconds: _Optional[float] = ..., forward_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., rows: _Optional[int] = ..., tokens: _Optional[int] = ..., shared_rows: _Optional[int] = ..., peak_capture_bytes: _Optional[int] = ..., largest_batch: _Optional[int] = ..., reused_tokens: _Optional[int] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("status",)

@@ -145,6 +145,8 @@ class Usage:
     shared_rows: int = 0
     peak_capture_bytes: int = 0
     largest_batch: int = 0
+    #: Of ``tokens``, those that another row's forward answered.
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,9 @@ class BatchRecord:
     #: Rows times the longest row.
     padded_tokens: int
     seconds: float
+    #: Of beginnings that several rows share, read once here; and what the other rows were spared.
+    prefix_tokens: int = 0
+    reused_tokens: int = 0
 
 
 class BatchObserver(Protocol):

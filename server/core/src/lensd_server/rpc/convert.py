@@ -198,4 +198,5 @@ def _usage(usage: Usage) -> analysis_pb2.Usage:
         shared_rows=usage.shared_rows,
         peak_capture_bytes=usage.peak_capture_bytes,
         largest_batch=usage.largest_batch,
+        reused_tokens=usage.reused_tokens,
     )

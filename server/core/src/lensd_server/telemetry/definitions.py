@@ -161,6 +161,11 @@ BATCH_DURATION = HistogramDefinition("lensd_batch_duration_seconds", "A batch's 
 ROWS_SHARED = CounterDefinition(
     "lensd_rows_shared_total", "Rows answered by another row of the same batch.", _MODEL
 )
+PREFIX_TOKENS = CounterDefinition(
+    "lensd_prefix_tokens_total",
+    "Tokens of beginnings that several rows share: `computed` once, and `reused` instead of computed.",
+    ("model", "kind"),
+)
 
 # Models
 

@@ -61,6 +61,7 @@ class Metrics:
         self.batch_padding = definitions.BATCH_PADDING.instrument(keep)
         self.batch_seconds = definitions.BATCH_DURATION.instrument(keep)
         self.rows_shared = definitions.ROWS_SHARED.instrument(keep)
+        self.prefix_tokens = definitions.PREFIX_TOKENS.instrument(keep)
         self.model_loads = definitions.MODEL_LOADS.instrument(keep)
         self.model_load_seconds = definitions.MODEL_LOAD.instrument(keep)
         self.event_loop_lag = definitions.EVENT_LOOP_LAG.instrument(keep)
@@ -161,6 +162,8 @@ class Metrics:
         self.batch_rows.labels(batch.model).observe(batch.rows)
         self.batch_tokens.labels(batch.model).observe(batch.tokens)
         self.batch_seconds.labels(batch.model).observe(batch.seconds)
+        self.prefix_tokens.labels(batch.model, "computed").inc(batch.prefix_tokens)
+        self.prefix_tokens.labels(batch.model, "reused").inc(batch.reused_tokens)
         if batch.tokens:
             self.batch_padding.labels(batch.model).observe(batch.padded_tokens / batch.tokens)
 

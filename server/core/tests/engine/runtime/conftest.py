@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lensd_api import Analyzer, Capture, LensdError, Row, Site
 from lensd_server.engine.anatomy.capture import run_batch
+from lensd_server.engine.batching.batch import PreparedRow
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.batching.call import ForwardCall
 from lensd_server.engine.batching.price import Price
@@ -73,7 +74,7 @@ class Forwards:
         assert self.entered.acquire(timeout=PATIENCE_S)
 
     def __call__(self, model: Any, ids: Tensor, mask: Tensor, *rest: Any) -> list[dict[Site, Tensor]]:
-        lengths = mask.sum(-1).tolist()
+        lengths = rest[1]
         rows = [tuple(row[:n]) for row, n in zip(ids.tolist(), lengths, strict=True)]
         self.batches.append(rows)
         self.entered.release()
@@ -98,11 +99,19 @@ class Bench:
         ticket: Ticket | None = None,
     ) -> "Future[ForwardCall]":
         """Queues rows; the future holds the call once it has settled."""
+        anatomy = self.loaded.card.anatomy
+        prepared = [prepare(Row(tuple(row)), capture, anatomy) for row in rows]
+        return self.submit_prepared(prepared, capture, ticket)
+
+    def submit_prepared(
+        self, rows: Sequence[PreparedRow], capture: Capture[Any], ticket: Ticket | None = None
+    ) -> "Future[ForwardCall]":
+        """Queues rows that may have masks and positions."""
         future: Future[ForwardCall] = Future()
         anatomy = self.loaded.card.anatomy
         call = ForwardCall(
             ticket=ticket or Ticket(analyzer="bench"),
-            rows=[prepare(Row(tuple(row)), capture, anatomy) for row in rows],
+            rows=rows,
             sites=capture.sites,
             layers=tuple(range(anatomy.n_layers)) if capture.layers is None else capture.layers,
             reduce=None if capture.reduce is None else capture.reduce.fn,

@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lensd_server.engine.anatomy.continuing import Continuation
 from lensd_server.engine.batching.batch import PreparedRow
 from lensd_server.engine.batching.call import ForwardCall
 from lensd_server.engine.batching.price import Price
@@ -115,14 +116,15 @@ def test_interactive_rows_among_themselves_run_in_full_batches() -> None:
     assert padded(queue.take(0.0)) > 480 - 14
 
 
-def test_a_long_row_of_low_priority_is_told_how_little_it_may_run() -> None:
+def test_a_long_row_of_low_priority_is_read_in_short_parts_while_interactive_rows_are_about() -> None:
     queue = RowQueue(LIMITS)
+    queue.learn(Continuation(bytes_per_token=1))
     queue.add(call(low(), length=400))
     queue.add(call(Ticket("high"), first=7, length=14))
     assert owners(queue.take(0.0)) == ["high"]
     batch = queue.take(0.1)
     assert owners(batch) == ["low"]
-    assert LINE.seconds(batch.max_tokens) <= 1.25 * LINE.seconds(14)
+    assert LINE.seconds(batch.rows[0].length) <= 1.25 * LINE.seconds(14)
 
 
 def test_the_median_of_interactive_requests_is_bounded_under_a_flood() -> None:

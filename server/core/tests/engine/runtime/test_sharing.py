@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lensd_api import Analyzer, Capture, ModelView, Record, Reduce, Row, Site, Stack
-from lensd_server.engine.batching.batch import PreparedRow
+from lensd_server.engine.batching.batch import PreparedRow, Step
 from lensd_server.engine.batching.sharing import admit_sharers, share
 from lensd_server.engine.batching.ticket import Ticket
 
@@ -23,8 +23,8 @@ def scale(factor: float, positions: Any = (-1,)) -> Capture[Any]:
     return Capture(RESIDUAL, positions=positions, reduce=Reduce(scaled, factor))
 
 
-def row(*tokens: int, **special: Any) -> PreparedRow:
-    return PreparedRow(tokens, (len(tokens) - 1,), **special)
+def row(*tokens: int, **special: Any) -> Step:
+    return Step.whole(PreparedRow(tokens, (len(tokens) - 1,), **special))
 
 
 def test_only_equal_sequences_share() -> None:
@@ -33,14 +33,15 @@ def test_only_equal_sequences_share() -> None:
         row(1, 2, attention_mask=(1, 0)),
         row(1, 2, position_ids=(0, 2)),
         row(1, 2, 3),
-        PreparedRow((1, 2), (0, 1)),
+        Step.whole(PreparedRow((1, 2), (0, 1))),
         row(1, 2, attention_mask=(1, 0)),
+        row(1, 2, attention_mask=(1, 1), position_ids=(0, 1)),
     ]
-    assert share(rows) == [[0, 4], [1, 5], [2], [3]]
+    assert share(rows) == [[0, 4, 6], [1, 5], [2], [3]]
 
 
 def test_sharing_does_not_capture_more_positions_than_a_batch_may_hold() -> None:
-    rows = [PreparedRow((1, 2, 3, 4), (0, 1, 2, 3)) for _ in range(10)]
+    rows = [Step.whole(PreparedRow((1, 2, 3, 4), (0, 1, 2, 3))) for _ in range(10)]
     assert admit_sharers(rows, share(rows), 12) == [0, 1, 2]
     assert admit_sharers(rows, share(rows), 2) == [0]
 

@@ -171,6 +171,6 @@ def settle(pasts: Sequence[Past]) -> list[Past]:
     moved: dict[int, Past] = {}
     for past in pasts:
         slab = past.slab
-        wasteful = 2 * used[id(slab)] < slab.lanes * slab.capacity
+        wasteful = 2 * used[id(slab)] < slab.lanes * slab.filled
         moved.setdefault(id(past), past.alone() if wasteful else past)
     return [moved[id(past)] for past in pasts]

@@ -1,14 +1,14 @@
-"""What a batch looks like: padded inputs, groups of rows that are captured alike, what each row gets. Pure."""
+"""What a batch looks like: padded inputs, groups of what is captured alike, what each row gets. Pure."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensd_api import Activations, Site, Stack
 from lensd_server.engine.anatomy.capture import GatherGroup
+from lensd_server.engine.anatomy.past import LaneCache, Past
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,43 @@ class PreparedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """Tokens ``start`` to ``stop`` of a row, which are read on from ``past``, all that came before."""
+
+    row: PreparedRow
+    start: int
+    stop: int
+    past: Past | None = None
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @classmethod
+    def whole(cls, row: PreparedRow) -> "Step":
+        """The row at once."""
+        return cls(row, 0, len(row.tokens))
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the row has been read after it."""
+        return self.stop == len(self.row.tokens)
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """Which of the row's asked positions lie in it, as indices into those."""
+        return tuple(i for i, p in enumerate(self.row.positions) if self.start <= p < self.stop)
+
+    def relative(self, asked: Sequence[int]) -> tuple[int, ...]:
+        """Where the asked positions are, counted from the step's first token."""
+        return tuple(self.row.positions[i] - self.start for i in asked)
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """Right-padded inputs of one forward, on the CPU.
 
-    ``input_ids`` and ``attention_mask`` are [batch, pos]; ``position_ids`` likewise, or ``None``
-    when every row counts from 0 and the model can do that by itself.
+    ``input_ids`` is [batch, pos], ``attention_mask`` [batch, past + pos]; ``position_ids`` is like the
+    first, or ``None`` when every row counts from 0 and the model can do that by itself.
     """
 
     input_ids: Tensor
@@ -35,47 +67,55 @@ class Inputs:
     lengths: tuple[int, ...]
 
 
-def pad(rows: Sequence[PreparedRow]) -> Inputs:
-    """One tensor of each kind for ``rows``. Padding sits on the right, where a causal mask hides it."""
-    lengths = tuple(len(row.tokens) for row in rows)
-    width = max(lengths)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        input_ids[i, : lengths[i]] = torch.tensor(row.tokens)
-        mask[i, : lengths[i]] = 1 if row.attention_mask is None else torch.tensor(row.attention_mask)
+def pad(steps: Sequence[Step], cache: LaneCache | None = None) -> Inputs:
+    """One tensor of each kind for ``steps``. Padding sits on the right, where a causal mask hides it.
+
+    ``cache`` is that of the same steps, where one of them has a past.
+    """
+    lengths = tuple(map(len, steps))
+    width, offset = max(lengths), 0 if cache is None else cache.offset
+    input_ids = torch.zeros(len(steps), width, dtype=torch.long)
+    mask = torch.zeros(len(steps), offset + width, dtype=torch.long)
+    for i, step in enumerate(steps):
+        row = step.row
+        input_ids[i, : lengths[i]] = torch.tensor(row.tokens[step.start : step.stop])
+        seen = 1 if row.attention_mask is None else torch.tensor(row.attention_mask[: step.stop])
+        mask[i, offset - step.start : offset + lengths[i]] = seen
     # A model left to itself may count positions from the mask (OPT): say them whenever a row is special.
-    plain = all(row.attention_mask is None and row.position_ids is None for row in rows)
+    plain = all(step.row.attention_mask is None and step.row.position_ids is None for step in steps)
     position_ids = None
     if not plain:
-        position_ids = torch.arange(width).repeat(len(rows), 1)
-        for i, row in enumerate(rows):
-            if row.position_ids is not None:
-                position_ids[i, : lengths[i]] = torch.tensor(row.position_ids)
+        starts = torch.tensor([step.start for step in steps])
+        position_ids = torch.arange(width) + starts[:, None]
+        for i, step in enumerate(steps):
+            if step.row.position_ids is not None:
+                own = step.row.position_ids[step.start : step.stop]
+                position_ids[i, : lengths[i]] = torch.tensor(own)
     return Inputs(input_ids, mask, position_ids, lengths)
 
 
-def group_rows(
-    rows: Sequence[PreparedRow],
-    keys: Sequence[tuple[frozenset[Site], tuple[int, ...], Hashable]],
-    lanes: Sequence[Sequence[int]],
-) -> list[tuple[GatherGroup, tuple[int, ...]]]:
-    """Groups of rows whose keys (sites, layers, what to make of them) are equal, in order of first row.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is captured of one lane of a forward: ``key`` is sites, layers and whatever else must be equal
+    to stand in one group; ``positions`` count from the lane's first token."""
 
-    ``lanes`` say which rows each sequence of the forward answers; with each group come the indices of
-    its rows.
-    """
-    lane_of = {i: number for number, lane in enumerate(lanes) for i in lane}
+    lane: int
+    key: tuple[frozenset[Site], tuple[int, ...], Hashable]
+    positions: tuple[int, ...]
+
+
+def group_wanted(wanted: Sequence[Wanted]) -> list[tuple[GatherGroup, tuple[int, ...]]]:
+    """Groups of equal keys, in order of their first member, each with the indices of its members."""
     members: dict[tuple[frozenset[Site], tuple[int, ...], Hashable], list[int]] = {}
-    for i, key in enumerate(keys):
-        members.setdefault(key, []).append(i)
+    for i, one in enumerate(wanted):
+        members.setdefault(one.key, []).append(i)
     return [
         (
             GatherGroup(
                 sites=sites,
                 layers=layers,
-                rows=tuple(lane_of[i] for i in own),
-                positions=tuple(rows[i].positions for i in own),
+                rows=tuple(wanted[i].lane for i in own),
+                positions=tuple(wanted[i].positions for i in own),
             ),
             tuple(own),
         )
@@ -100,8 +140,3 @@ def _of_row(stack: Stack, site: Site, values: Tensor, row: int) -> Tensor:
         return values[stack.src_slice_of(row)]
     own = values[stack.slice_of(row)]
     return own[..., : len(stack.tokens[row])] if site is Site.ATTENTION else own
-
-
-def captured_bytes(values: "dict[Site, Any]") -> int:
-    """Memory that the captures of a group occupy."""
-    return sum(tensor.nbytes for tensor in values.values())

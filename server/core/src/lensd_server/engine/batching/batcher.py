@@ -1,14 +1,17 @@
 """One queue and one device thread per resident model.
 
 While a forward runs, rows from all live analyses gather; the next batch takes what is there. An
-idle model runs a single row at once: nothing ever waits on purpose.
+idle model runs a single row at once: nothing ever waits on purpose. A row that is read in several steps
+waits for its next one like any other.
 
 Invariant: every submitted call settles exactly once, whatever happens to its neighbours.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import structlog
 
 from lensd_api import DeadlineExceeded, Draining, LensdError, QueueFull, QuotaExceeded, TooLarge
 from lensd_server.engine.anatomy.capture import run_batch
@@ -24,6 +27,8 @@ from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.observers import BatchRecord, Observers
 
 __all__ = ["BatchLimits", "Batcher"]
+
+_log = structlog.get_logger("lensd.engine")
 
 
 class Batcher:
@@ -128,25 +133,42 @@ class Batcher:
             self._closed = True
             left = self._queue.clear()
             self._changed.notify_all()
-        for row in left:
-            row.call.fail(Draining(f"model {self._name} was unloaded", retry_after_s=1.0))
+        self._fail_unloaded(left)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _fail_unloaded(self, rows: Sequence[QueuedRow]) -> None:
+        for row in rows:
+            row.call.fail(Draining(f"model {self._name} was unloaded", retry_after_s=1.0))
 
     # The device thread
 
     def _serve(self) -> None:
         with self._device.entered():
             while self._wait_for_rows():
-                # The turn comes first, so that whoever arrives while it is waited for joins the batch.
-                with self._device.turn:
-                    rows = self._take()
-                    if rows:
-                        self._run_guarded(rows)
-                with self._changed:
-                    self._running = []
-                    self._changed.notify_all()
-                self._report_cancelled({row.call.ticket for row in rows})
+                self._run_next()
+
+    def _run_next(self) -> None:
+        # The turn comes first, so that whoever arrives while it is waited for joins the batch.
+        with self._device.turn:
+            rows = self._take()
+            if rows:
+                self._run_guarded(rows)
+        self._report_cancelled({row.call.ticket for row in rows})
+        self._put_back([row for row in rows if not row.answered and row.wanted])
+
+    def _put_back(self, rows: Sequence[QueuedRow]) -> None:
+        """Queues what has been read only in part; nothing runs any more."""
+        with self._changed:
+            self._running = []
+            closed = self._closed
+            if not closed:
+                self._queue.readmit(rows)
+            self._changed.notify_all()
+        if closed:
+            self._fail_unloaded(rows)
+        elif rows:
+            self._report_queue()
 
     def _wait_for_rows(self) -> bool:
         """False once closed. The one place where a batch could wait for more rows than there are: a policy
@@ -158,13 +180,25 @@ class Batcher:
 
     def _take(self) -> list[QueuedRow]:
         """Takes the next batch out of the queue, and with it whatever nobody waits for any more."""
-        with self._changed:
-            batch = self._queue.take(self._clock())
-            self._running = batch.rows
+        while True:
+            with self._changed:
+                if self._queue.learned or not self._queue.wants_steps:
+                    batch = self._queue.take(self._clock())
+                    self._running = batch.rows
+                    break
+            self._learn()
         for call in batch.late:
             call.fail(DeadlineExceeded("the time allowed for this analysis passed while it was waiting"))
         self._report_queue()
         return batch.rows
+
+    def _learn(self) -> None:
+        """Finds out whether rows can be read in steps, once that would help."""
+        found = self._execution.continuation
+        if not found:
+            _log.warning("rows are always read at once", model=self._name, problem=found.problem)
+        with self._changed:
+            self._queue.learn(found)
 
     def _run_guarded(self, rows: list[QueuedRow]) -> None:
         try:
@@ -175,14 +209,29 @@ class Batcher:
                 call.fail(internal_failure(error, "running a batch", request_id=call.ticket.request_id))
 
     def _run_and_report(self, rows: list[QueuedRow]) -> None:
-        lengths = [rows[lane[0]].length for lane in share([row.row for row in rows])]
+        lanes = share([row.step() for row in rows])
+        lengths = [rows[lane[0]].length for lane in lanes]
         padded_tokens = max(lengths) * len(lengths)
+        # The same row again is no beginning: one of a lane's rows has to go on after it.
+        begun = [lane for lane in lanes if len(lane) > 1 and any(rows[i].length < rows[i].left for i in lane)]
+        prefix_tokens = sum(rows[lane[0]].length for lane in begun)
+        reused_tokens = sum((len(lane) - 1) * rows[lane[0]].length for lane in begun)
         started = self._clock()
         self._execution.run(rows)
         seconds = self._clock() - started
         with self._changed:
             self._pace.ran(padded_tokens, seconds)
-        self._observers.batch_ran(BatchRecord(self._name, len(lengths), sum(lengths), padded_tokens, seconds))
+        self._observers.batch_ran(
+            BatchRecord(
+                self._name,
+                rows=len(lengths),
+                tokens=sum(lengths),
+                padded_tokens=padded_tokens,
+                seconds=seconds,
+                prefix_tokens=prefix_tokens,
+                reused_tokens=reused_tokens,
+            )
+        )
 
     def _check_room(self, rows: int, ticket: Ticket) -> None:
         own, share = self._queue.of_caller(ticket), self._limits.max_own_rows

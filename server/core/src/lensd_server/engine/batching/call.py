@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lensd_api import LensdError, ModelView, Site, Stack
-from lensd_server.engine.batching.batch import PreparedRow
+from lensd_server.engine.anatomy.past import Past
+from lensd_server.engine.batching.batch import PreparedRow, Step
+from lensd_server.engine.batching.pieces import Piece
 from lensd_server.engine.batching.ticket import Ticket
 
 
@@ -40,21 +42,36 @@ class ForwardCall:
         self._missing = len(self.rows)
 
     @property
+    def in_one_go(self) -> bool:
+        """Whether its rows cannot be read in steps: attention looks back at the whole of a row."""
+        return bool(self.sites & {Site.ATTENTION, Site.VALUES})
+
+    @property
     def key(self) -> tuple[frozenset[Site], tuple[int, ...], Hashable]:
         """Rows with equal keys are captured, and reduced, together."""
         return (self.sites, self.layers, self.reduce)
 
-    def put(self, index: int, value: Any) -> None:
-        """Row ``index`` is done; ignored once the call has settled."""
+    @property
+    def grows(self) -> bool:
+        """Whether a row may have more to read once it has been answered."""
+        return False
+
+    def argument(self, index: int) -> Any:
+        """What ``reduce`` is told about row ``index``."""
+        return self.args
+
+    def put(self, index: int, value: Any) -> bool:
+        """Row ``index`` has been read; ignored once the call has settled. True when it has grown since."""
         with self._lock:
             if self.done:
-                return
+                return False
             self.results[index] = value
             self._missing -= 1
             if self._missing:
-                return
+                return False
             self.done = True
         self.settled(self)
+        return False
 
     def fail(self, error: LensdError) -> None:
         """Settles the call without results; ignored once it has settled."""
@@ -69,11 +86,20 @@ class ForwardCall:
 
 @dataclass(slots=True, eq=False)
 class QueuedRow:
-    """One row of a call, as it waits. ``since`` is on the batcher's clock."""
+    """One row of a call, as it waits. ``since`` is on the batcher's clock.
+
+    A row may be read in several steps, each on top of the ``past`` that the one before left. ``take`` is
+    how many tokens the next step reads, 0 for all that are left.
+    """
 
     call: ForwardCall
     index: int
     since: float
+    take: int = 0
+    past: Past | None = None
+    #: Captured in earlier steps.
+    pieces: list[Piece] = field(default_factory=list[Piece])
+    answered: bool = False
 
     @property
     def row(self) -> PreparedRow:
@@ -81,12 +107,37 @@ class QueuedRow:
         return self.call.rows[self.index]
 
     @property
+    def done(self) -> int:
+        """Tokens that have been read."""
+        return 0 if self.past is None else len(self.past)
+
+    @property
+    def left(self) -> int:
+        """Tokens that have not."""
+        return len(self.row.tokens) - self.done
+
+    @property
     def length(self) -> int:
-        """Its tokens."""
-        return len(self.row.tokens)
+        """Tokens of the next step."""
+        return self.take or self.left
 
     @property
     def wanted(self) -> bool:
         """Whether anybody still waits for it. Not, from the moment of a cancel, though the call is told a
         little later."""
         return not self.call.done and not self.call.ticket.cancelled
+
+    def step(self) -> Step:
+        """What is to be run next."""
+        return Step(self.row, self.done, self.done + self.length, self.past)
+
+    def advance(self, past: Past | None, piece: Piece | None) -> None:
+        """A step was run and others follow."""
+        self.past, self.take = past, 0
+        if piece is not None:
+            self.pieces.append(piece)
+
+    def forget(self) -> None:
+        """Gives back what has been read and captured: the row begins anew."""
+        self.past, self.take = None, 0
+        self.pieces.clear()

@@ -13,16 +13,20 @@ from torch import Tensor
 
 from lensd_api import LensdError, Site, Stack
 from lensd_server.engine.anatomy.capture import GatherGroup
+from lensd_server.engine.anatomy.continuing import Continuation, check_continuation
 from lensd_server.engine.anatomy.inspect import InspectedModel
-from lensd_server.engine.batching.batch import captured_bytes, group_rows, pad, split_stack
+from lensd_server.engine.anatomy.past import LaneCache
+from lensd_server.engine.batching.batch import group_wanted, pad, split_stack
 from lensd_server.engine.batching.call import QueuedRow
-from lensd_server.engine.batching.sharing import share
-from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.batching.progress import Batch
 from lensd_server.engine.device import Device, is_out_of_memory, out_of_memory
 from lensd_server.engine.faults import internal_failure, plugin_failure
 
 RunBatch = Callable[..., list[dict[Site, Tensor]]]
-_Members = list[QueuedRow]
+
+
+#: Tokens that rows which grow may add before their keys and values are copied to a larger place.
+SPARE = 32
 
 
 class BatchExecution:
@@ -38,44 +42,67 @@ class BatchExecution:
     ) -> None:
         self._name, self._model, self._device = name, model, device
         self._forward_pass, self._clock = run, clock
+        self._continuation: Continuation | None = None
+
+    @property
+    def continuation(self) -> Continuation:
+        """Whether rows can be read in steps. Found out on first need, which takes a few short forwards."""
+        if self._continuation is None:
+            self._continuation = check_continuation(self._model.structure)
+        return self._continuation
 
     def run(self, rows: Sequence[QueuedRow]) -> None:
-        """Runs ``rows`` together. Raises only for a bug of ours."""
+        """Runs the next step of ``rows`` together. Raises only for a bug of ours."""
         rows = [row for row in rows if row.wanted]
         if not rows:
             return
         started = self._clock()
+        batch = Batch(rows)
         fault: Exception | None = None
-        settled: list[tuple[_Members, list[Any]]] = []
         fetched: list[list[Any]] = []
-        failed: list[tuple[_Members, Exception]] = []
-        lanes = share([row.row for row in rows])
         try:
             with torch.inference_mode():
-                for members, stack in self._forward(rows, lanes):
-                    try:
-                        settled.append((members, self._reduce(members, stack)))
-                    except Exception as error:  # an analyzer's own code
-                        failed.append((members, error))
-            fetched = self._device.fetch([values for _, values in settled])
+                self._read(batch)
+            fetched = self._device.fetch([values for _, values in batch.reduced])
         except Exception as error:  # the model's own code, or the device
             fault = error
         if fault is not None:
+            del batch  # with all that is on the device
             self._narrow(rows, fault, exhausted=is_out_of_memory(fault))
             return
-        _account(rows, lanes, self._clock() - started)
-        for (members, _), values in zip(settled, fetched, strict=True):
-            for row, value in zip(members, values, strict=True):
-                row.call.put(row.index, value)
-        for members, error in failed:
+        batch.account(self._clock() - started)
+        batch.answer(fetched)
+        for members, error in batch.failed:
             self._blame(members, error, alone=len(rows) == 1)
 
+    def _read(self, batch: Batch) -> None:
+        """The forward, and what is made of its captures."""
+        cache = self._cache(batch)
+        batch.lay_hold(self._forward(batch, cache))
+        if cache is not None:
+            batch.keep(cache)
+        for members, stack in batch.stacks:
+            try:
+                batch.reduced.append((members, self._reduce(members, stack)))
+            except Exception as error:  # an analyzer's own code
+                batch.failed.append((members, error))
+
+    def _cache(self, batch: Batch) -> LaneCache | None:
+        if not batch.goes_on or not self.continuation:
+            return None
+        grows = any(row.call.grows for row in batch.rows)
+        return LaneCache(
+            [step.past for step in batch.first],
+            max(map(len, batch.first)),
+            n_layers=self._model.anatomy.n_layers,
+            spare=SPARE if grows else 0,
+        )
+
     def _forward(
-        self, rows: Sequence[QueuedRow], lanes: Sequence[Sequence[int]]
-    ) -> list[tuple[_Members, Stack]]:
-        prepared = [row.row for row in rows]
-        inputs = pad([prepared[lane[0]] for lane in lanes])
-        groups = group_rows(prepared, [row.call.key for row in rows], lanes)
+        self, batch: Batch, cache: LaneCache | None
+    ) -> list[tuple[GatherGroup, tuple[int, ...], dict[Site, Tensor]]]:
+        inputs = pad(batch.first, cache)
+        groups = group_wanted(batch.wanted)
         put = self._device.put
         captured = self._forward_pass(
             self._model,
@@ -84,13 +111,9 @@ class BatchExecution:
             None if inputs.position_ids is None else put(inputs.position_ids),
             inputs.lengths,
             [group for group, _ in groups],
+            *(() if cache is None else (cache,)),
         )
-        stacks: list[tuple[_Members, Stack]] = []
-        for (group, indices), values in zip(groups, captured, strict=True):
-            members = [rows[i] for i in indices]
-            _note_captures(members, values)
-            stacks.append((members, _stack(group, members, values)))
-        return stacks
+        return [(group, members, values) for (group, members), values in zip(groups, captured, strict=True)]
 
     def _reduce(self, members: Sequence[QueuedRow], stack: Stack) -> list[Any]:
         reduce = members[0].call.reduce
@@ -147,37 +170,3 @@ class BatchExecution:
         else:
             ticket = call.ticket
             call.fail(plugin_failure(error, analyzer=ticket.analyzer, request_id=ticket.request_id))
-
-
-def _stack(group: GatherGroup, members: Sequence[QueuedRow], values: dict[Site, Tensor]) -> Stack:
-    return Stack(
-        values=values,
-        args=[row.call.args for row in members],
-        positions=list(group.positions),
-        tokens=[row.row.tokens for row in members],
-        layers=group.layers,
-    )
-
-
-def _note_captures(members: Sequence[QueuedRow], values: dict[Site, Tensor]) -> None:
-    each = captured_bytes(values) // len(members)
-    own: dict[Ticket, int] = {}
-    for row in members:
-        own[row.call.ticket] = own.get(row.call.ticket, 0) + each
-    for ticket, held in own.items():
-        ticket.usage.peak_capture_bytes = max(ticket.usage.peak_capture_bytes, held)
-
-
-def _account(rows: Sequence[QueuedRow], lanes: Sequence[Sequence[int]], seconds: float) -> None:
-    """Counts rows, shared ones too, for their analyses; each of them had the whole forward."""
-    for call in {id(row.call): row.call for row in rows}.values():
-        call.forward_s += seconds
-    for ticket in {row.call.ticket for row in rows}:
-        ticket.usage.forward_s += seconds
-        ticket.usage.largest_batch = max(ticket.usage.largest_batch, len(lanes))
-    for lane in lanes:
-        for number, i in enumerate(lane):
-            usage = rows[i].call.ticket.usage
-            usage.rows += 1
-            usage.tokens += rows[i].length
-            usage.shared_rows += number > 0

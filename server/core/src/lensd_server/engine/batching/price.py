@@ -20,7 +20,7 @@ import torch
 from lensd_api import Site
 from lensd_server.engine.anatomy.capture import GatherGroup, run_batch
 from lensd_server.engine.anatomy.inspect import InspectedModel
-from lensd_server.engine.batching.batch import PreparedRow, pad
+from lensd_server.engine.batching.batch import PreparedRow, Step, pad
 from lensd_server.engine.device import Device
 from lensd_server.engine.models.digests import remember
 
@@ -63,6 +63,12 @@ class Price:
             middle = (below + above) // 2
             below, above = (middle, above) if self.seconds(middle) <= seconds else (below, middle)
         return below
+
+    def worth(self, tokens: int) -> float:
+        """How many tokens more, in a forward of up to ``tokens``, take as long as one forward's fixed part."""
+        fixed = self.seconds(1)
+        rise = self.seconds(tokens) - fixed
+        return fixed * tokens / rise if rise > 0.0 else math.inf
 
     def saturation(self, least: int, most: int) -> int:
         """Where more tokens in a batch bring hardly more throughput, between the two bounds."""
@@ -124,7 +130,7 @@ def _sizes(context: int) -> Iterator[list[int]]:
 def time_forward(model: InspectedModel, device: Device, lengths: Sequence[int]) -> float:
     """Seconds that rows of ``lengths`` take together."""
     rows = [PreparedRow(tokens=(0,) * length, positions=(length - 1,)) for length in lengths]
-    inputs = pad(rows)
+    inputs = pad([Step.whole(row) for row in rows])
     group = GatherGroup(
         frozenset({Site.FINAL_RESIDUAL}),
         (),

@@ -9,14 +9,27 @@ Not safe by itself: the batcher holds its lock around every call.
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from lensd_server.engine.anatomy.continuing import Continuation
+from lensd_server.engine.batching.batch import Step
 from lensd_server.engine.batching.call import ForwardCall, QueuedRow
 from lensd_server.engine.batching.choose import choose_rows
 from lensd_server.engine.batching.fairness import Claim, levels, rounds, take_turns
+from lensd_server.engine.batching.prefixes import SHORTEST, plan_prefixes, unread
 from lensd_server.engine.batching.price import Price
 from lensd_server.engine.batching.sharing import admit_sharers, share
+from lensd_server.engine.batching.stepping import (
+    WORTH_PARTING,
+    fitting,
+    kept_bytes,
+    limit_steps,
+    make_room,
+    read_alone_at_once,
+    slots,
+)
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.events import Priority
 
@@ -29,17 +42,21 @@ ABOUT_S = 5.0
 #: What a short batch may take, in forwards of one interactive row: whoever has just missed one waits for
 #: it and then for a batch of its own, together two and a half forwards.
 SHORT_BATCH = 1.25
+#: Parts of rows are not made shorter than this: each of them costs a forward.
+LEAST_PART = 16
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """``max_tokens``: padded tokens a batch may hold. ``price``: what forwards take.
-    ``max_rows``: rows that may wait, ``caller_share``: how many of them may be one caller's."""
+    ``max_rows``: rows that may wait, ``caller_share``: how many of them may be one caller's.
+    ``max_cache_bytes``: keys and values that may be kept between batches, or laid out for one."""
 
     max_tokens: int
     price: Price
     max_rows: int = 4096
     caller_share: float = 1.0
+    max_cache_bytes: int = 2**29
 
     @property
     def max_own_rows(self) -> int:
@@ -49,12 +66,10 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows taken to be run together. A single row may be longer than ``max_tokens``, what a batch should
-    hold at this moment: run then only so much of it, where it can be run in parts. ``late``: calls
-    whose time is up, for the caller to fail."""
+    """Rows taken to be run together, each by its next step. ``late``: calls whose time is up, for the
+    caller to fail."""
 
     rows: list[QueuedRow]
-    max_tokens: int
     late: list[ForwardCall]
 
 
@@ -65,6 +80,12 @@ class RowQueue:
         self._limits = limits
         self._rows: list[QueuedRow] = []
         self._batches = 0
+        #: Whether rows may be read in steps, and what a token of theirs then takes.
+        self._continuation = Continuation()
+        self._wished = False
+        self.learned = False
+        #: What reading something by itself has to save, in tokens.
+        self._worth = limits.price.worth(limits.max_tokens)
         #: Per analysis and per caller that waits: the last batch that served it, or its arrival.
         self._seen: dict[Hashable, int] = {}
         #: Batches since one was led by a row of low priority.
@@ -82,12 +103,35 @@ class RowQueue:
         """Queues all rows of ``call``."""
         rows = [QueuedRow(call, i, call.submitted) for i in range(len(call.rows))]
         self._rows += rows
-        self.tokens += sum(row.length for row in rows)
+        self.tokens += sum(row.left for row in rows)
         self._callers[call.ticket.caller] += len(rows)
         for key in (call.ticket, call.ticket.caller):
             self._seen.setdefault(key, self._batches)
         if rows and _is_interactive(rows[0]):
             self._note_interactive(min(row.length for row in rows), call.submitted)
+        self._plan(rows)
+
+    def readmit(self, rows: Sequence[QueuedRow]) -> None:
+        """Queues ``rows`` again, which a batch has read a part of. They keep their age."""
+        self._rows = [*rows, *self._rows]
+        self.tokens += sum(row.left for row in rows)
+        self._callers.update(row.call.ticket.caller for row in rows)
+        for row in rows:
+            for key in (row.call.ticket, row.call.ticket.caller):
+                self._seen.setdefault(key, self._batches)
+        self._plan(rows)
+
+    @property
+    def wants_steps(self) -> bool:
+        """Whether some row may be worth reading in steps."""
+        return self._wished or any(row.take or row.call.grows for row in self._rows)
+
+    def learn(self, continuation: Continuation) -> None:
+        """Whether rows can be read in steps at all: until then it is taken for granted."""
+        self._continuation, self.learned = continuation, True
+        if not continuation:
+            for row in self._rows:
+                row.forget()
 
     def drop(self, call: ForwardCall) -> int:
         """Takes out what waits of ``call``; answers how many rows that were."""
@@ -124,17 +168,17 @@ class RowQueue:
         wanted = [row for row in self._rows if row.wanted]
         late = [row.call for row in wanted if row.call.ticket.expired(now)]
         live = [row for row in wanted if not row.call.ticket.expired(now)]
-        rows, max_tokens = self._choose(live, now)
+        rows = self._choose(live, now)
         self._batches += 1
         for row in rows:
             self._seen[row.call.ticket] = self._seen[row.call.ticket.caller] = self._batches
         taken = set(map(id, rows))
         self._keep([row for row in live if id(row) not in taken])
-        return Batch(rows, max_tokens, late)
+        return Batch(rows, late)
 
-    def _choose(self, live: list[QueuedRow], now: float) -> tuple[list[QueuedRow], int]:
+    def _choose(self, live: list[QueuedRow], now: float) -> list[QueuedRow]:
         if not live:
-            return [], self._limits.max_tokens
+            return []
         low_leads = self._low_leads(live)
         short, full = self._short(live, now), self._limits.max_tokens
         lead, other = (short, full) if low_leads else (full, short)
@@ -142,8 +186,9 @@ class RowQueue:
         claims = [self._claim(row, low_leads) for row in near]
         order = take_turns(claims)
         claims, rows = [claims[i] for i in order], [near[i] for i in order]
-        prepared = [row.row for row in rows]
-        lanes = share(prepared)
+        lanes = share([row.step() for row in rows])
+        read_alone_at_once(rows, lanes)
+        self._limit(rows, lanes[0], lead)
         # A lane's first row has the best claim of them all.
         level_of = levels(claims)
         picked = choose_rows(
@@ -152,7 +197,50 @@ class RowQueue:
             (lead, lead, other, other),
             self._limits.price,
         )
-        return [rows[i] for i in admit_sharers(prepared, [lanes[n] for n in picked], full)], lead
+        fitted = fitting(rows, [lanes[n] for n in picked], self._max_slots())
+        chosen = admit_sharers([row.step() for row in rows], fitted, full)
+        self._make_room(rows, set(chosen), slots(rows, fitted))
+        return [rows[i] for i in chosen]
+
+    def _limit(self, rows: Sequence[QueuedRow], first: Sequence[int], lead: int) -> None:
+        """Reads the first row in parts where it would hold up others for long."""
+        part = self._part(rows, lead)
+        if not self.learned:
+            # Not worth waiting for now; it is found out before the next batch.
+            self._wished |= rows[first[0]].left > WORTH_PARTING * part
+        elif self._continuation:
+            limit_steps(rows, [first], part)
+
+    def _part(self, rows: Sequence[QueuedRow], lead: int) -> int:
+        """Tokens of the first row that may be read at a time: fewer where somebody else is in a hurry."""
+        first = rows[0].call.ticket
+        hurry = any(row.call.ticket is not first and _is_interactive(row) for row in rows)
+        return max(LEAST_PART, min(lead, self._limits.max_tokens // 4) if hurry else lead)
+
+    def _max_slots(self) -> float:
+        each = self._continuation.bytes_per_token
+        return self._limits.max_cache_bytes / each if each else float("inf")
+
+    def _make_room(self, rows: Sequence[QueuedRow], chosen: AbstractSet[int], needed_slots: int) -> None:
+        excess = needed_slots * self._continuation.bytes_per_token - self._limits.max_cache_bytes
+        excess += kept_bytes(self._rows)
+        if excess > 0:
+            going = {id(rows[i]) for i in chosen}
+            self._plan(make_room([row for row in self._rows if id(row) not in going], excess))
+
+    def _plan(self, arrived: Sequence[QueuedRow]) -> None:
+        """Looks for beginnings that rows which have just come share with others."""
+        if not self._continuation:
+            return
+        heads = {_head(row) for row in arrived} - {None}
+        if not heads:
+            return
+        rows = [row for row in self._rows if _head(row) in heads]
+        planned = plan_prefixes(
+            [unread(Step(row.row, row.done, len(row.row.tokens), row.past)) for row in rows], self._worth
+        )
+        for row, length in zip(rows, planned, strict=True):
+            row.take = length
 
     def _low_leads(self, live: list[QueuedRow]) -> bool:
         """Whether a row of low priority is next."""
@@ -184,7 +272,7 @@ class RowQueue:
 
     def _keep(self, rows: list[QueuedRow]) -> None:
         self._rows = rows
-        self.tokens = sum(row.length for row in rows)
+        self.tokens = sum(row.left for row in rows)
         self._callers = Counter(row.call.ticket.caller for row in rows)
         waiting = {*self._callers, *(row.call.ticket for row in rows)}
         self._seen = {key: batch for key, batch in self._seen.items() if key in waiting}
@@ -201,3 +289,10 @@ def _in_view(rows: list[QueuedRow]) -> list[QueuedRow]:
 
 def _is_interactive(row: QueuedRow) -> bool:
     return row.call.ticket.priority is Priority.INTERACTIVE
+
+
+def _head(row: QueuedRow) -> Hashable:
+    """Equal for rows that may have a beginning in common; ``None`` for one that is read at once."""
+    if row.left < SHORTEST or row.call.in_one_go or not row.wanted:
+        return None
+    return (id(row.past), row.row.tokens[row.done : row.done + SHORTEST])
