@@ -160,8 +160,11 @@ class RowQueue:
         seen = self._seen.get(ticket.caller, self._batches)
         mine = Claim(True, ticket.caller, ticket, seen, self._batches, math.inf)
         order = take_turns([*(replace(claim, urgent=True) for claim in claims), mine])
-        before = [rivals[i].row for i in order[: order.index(len(rivals))]]
-        return sum(len(before[lane[0]].tokens) for lane in share(before))
+        before = [rivals[i] for i in order[: order.index(len(rivals))]]
+        # Of rows that begin alike their beginning as well; what they go on to alone comes on top.
+        lanes = share([row.step() for row in before])
+        rest = sum(row.left - row.length for row in before)
+        return sum(before[lane[0]].length for lane in lanes) + rest
 
     def take(self, now: float) -> Batch:
         """Takes out the next batch, and what nobody waits for any more."""
