@@ -10,7 +10,9 @@ import sys
 import time
 from dataclasses import replace
 from importlib import import_module
+from inspect import signature
 
+from tests.bench.load.subject import TINY
 from tests.bench.machine import busy_with_others, describe_machine
 from tests.bench.report import print_report, save_report
 
@@ -39,6 +41,11 @@ def main() -> int:
         "names", nargs="*", help=f"{', '.join(BENCHMARKS)}, or all; usually {', '.join(USUAL)}"
     )
     parser.add_argument("--share", type=float, default=1.0, help="share of the full size, to try one out")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="a tiny random model instead of SmolLM2: overload and cancels only",
+    )
     options = parser.parse_args()
     names = list(BENCHMARKS) if options.names == ["all"] else options.names or USUAL
     if unknown := sorted(set(names) - set(BENCHMARKS)):
@@ -48,7 +55,10 @@ def main() -> int:
     failed: list[str] = []
     for name in names:
         started = time.monotonic()
-        report = import_module(BENCHMARKS[name][0]).measure(options.share)
+        measure = import_module(BENCHMARKS[name][0]).measure
+        if options.tiny and "subject" not in signature(measure).parameters:
+            parser.error(f"{name} compares with SmolLM2 elsewhere; leave --tiny out")
+        report = measure(options.share, subject=TINY) if options.tiny else measure(options.share)
         report = replace(report, seconds=time.monotonic() - started, share=options.share)
         print_report(report)
         save_report(report, machine, busy)

@@ -36,7 +36,7 @@ _NAMES = {"loop": "one forward a sample", "batches": f"log-probabilities as in T
 
 def measure(share: float) -> Report:
     """Rounds of all ways in turns, then the peaks of a small and a large step."""
-    a_round = scaled(ROLLOUTS // ROUNDS, share, A_PROMPT)
+    rounds, a_round = scaled(ROUNDS, share), scaled(ROLLOUTS // ROUNDS, share, A_PROMPT)
     shares = {"loop": max(4, a_round // 8), "batches": max(BATCH, a_round // 4), "lensd": a_round}
     alone = Transformers(converted_weights())
     with tempfile.TemporaryDirectory() as state, running_daemon(Path(state)) as daemon:
@@ -49,10 +49,10 @@ def measure(share: float) -> Report:
         source = rollouts(seed=1)
         warm_up = list(islice(source, A_PROMPT))
         for run in ways.values():
-            run(warm_up)
+            run(warm_up[:2])
         rates: dict[str, list[float]] = {name: [] for name in shares}
         difference = 0.0
-        for number in range(ROUNDS):
+        for number in range(rounds):
             batch = list(islice(source, a_round))
             found: dict[str, Any] = {}
             for name in turn_order(list(ways), number):
@@ -68,7 +68,7 @@ def measure(share: float) -> Report:
     total, own_tokens = alone.tokens(warm_up[0])
     return Report(
         name="rewards",
-        setting=f"SmolLM2-135M, {a_round * ROUNDS} rollouts of {total} tokens, {own_tokens} of them rationale, "
+        setting=f"SmolLM2-135M, {a_round * rounds} rollouts of {total} tokens, {own_tokens} of them rationale, "
         f"{A_PROMPT} a prompt; {shares['loop']} and {shares['batches']} a round for the baselines, {a_round} for lensd",
         ratios=[
             Ratio("rewards a second", _NAMES["loop"], pairwise(rates["lensd"], rates["loop"]), at_least=OVER_LOOP),

@@ -14,7 +14,7 @@ from tests.e2e.daemon import running_daemon
 WORDS = 14
 #: Clients -> analyses a round. Few requests lose up to a tenth to the first and last batch.
 CLIENTS = {1: 24, 4: 64, 16: 128}
-ROUNDS = 5
+ROUNDS = 3
 LEAST = 2.5
 _BARE_A_ROUND = 24
 _BARE = "forwards one by one"
