@@ -31,6 +31,7 @@ from lensd_server.rpc.health import Health
 from lensd_server.rpc.listeners import AddressInUse, Servicers, build_server, listen
 from lensd_server.rpc.model_service import ModelServicer
 from lensd_server.rpc.ports import Analyses, Artifacts, Models
+from lensd_server.rpc.readers import Readers
 from lensd_server.rpc.scope import Listener
 from lensd_server.rpc.server_service import ServerFacts, ServerServicer
 from lensd_server.settings import EMBEDDED_SOURCE, LimitSettings, Settings, SettingsError
@@ -154,6 +155,7 @@ class Daemon:
         self._metrics_server.start()
         await self._health.starting()
         servicers = self._make_servicers()
+        readers = Readers(self._settings.limits, metrics)
         addresses: list[str] = []
         for listener, address, setting in (
             (Listener.PUBLIC, server.listen, "server.listen"),
@@ -166,6 +168,7 @@ class Daemon:
                 max_request_bytes=self._settings.limits.max_request_bytes,
                 access=self._engine.access,
                 on_socket=socket_path(address) is not None,
+                readers=readers,
                 interceptors=[MetricsInterceptor(metrics)],
             )
             try:

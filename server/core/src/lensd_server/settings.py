@@ -71,6 +71,10 @@ class LimitSettings(_Section):
     max_admitted_bytes: int = Field(default=4096 * _MIB, ge=1)
     #: How much of analyses, rows, tokens and bytes one caller may have.
     caller_share: float = Field(default=0.75, gt=0, le=1)
+    #: Streams that one caller may hold, unread ones included.
+    max_streams_per_caller: int = Field(default=512, ge=1)
+    #: How long a stream may go unread before it is broken off.
+    send_timeout_s: float = Field(default=30.0, gt=0)
     #: Largest artifact or checkpoint that an analyzer may store.
     max_artifact_bytes: int = Field(default=1024 * _MIB, ge=1024)
     #: How long an analyzer may hold up the others, or go on after it was cancelled, until its

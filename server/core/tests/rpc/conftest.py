@@ -40,6 +40,7 @@ from lensd_server.rpc.gate import Gate
 from lensd_server.rpc.health import Health
 from lensd_server.rpc.listeners import Servicers, build_server, listen
 from lensd_server.rpc.model_service import ModelServicer
+from lensd_server.rpc.readers import Readers
 from lensd_server.rpc.scope import Listener
 from lensd_server.rpc.server_service import ServerFacts, ServerServicer
 from lensd_server.settings import LimitSettings
@@ -193,6 +194,8 @@ class Served:
     health: Health
     public: grpc.aio.Channel
     admin: grpc.aio.Channel
+    #: Of the public listener.
+    port: int = 0
 
     @property
     def analysis(self) -> Any:
@@ -235,8 +238,10 @@ async def served(limits: LimitSettings, access: Access) -> AsyncIterator[Served]
         artifacts=ArtifactServicer(artifacts),
         server=ServerServicer(ServerFacts(1.0, ["cpu"]), limits, models, executor, gate),
     )
+    readers = Readers(limits, metrics)
     servers: list[grpc.aio.Server] = []
     channels: list[grpc.aio.Channel] = []
+    ports: list[int] = []
     for listener in (Listener.PUBLIC, Listener.ADMIN):
         server = build_server(
             listener,
@@ -244,15 +249,19 @@ async def served(limits: LimitSettings, access: Access) -> AsyncIterator[Served]
             health.servicer,
             max_request_bytes=limits.max_request_bytes,
             access=access,
+            readers=readers,
             interceptors=[MetricsInterceptor(metrics)],
         )
         address = listen(server, "127.0.0.1:0", "test")
         await server.start()
         servers.append(server)
+        ports.append(int(address.rpartition(":")[2]))
         channels.append(
             grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", 128 * 1024 * 1024)])
         )
-    yield Served(executor, models, artifacts, registry, gate, metrics, health, channels[0], channels[1])
+    yield Served(
+        executor, models, artifacts, registry, gate, metrics, health, channels[0], channels[1], ports[0]
+    )
     for channel in channels:
         await channel.close()
     for server in servers:

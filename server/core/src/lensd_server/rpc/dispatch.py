@@ -19,7 +19,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from lensd_api.errors import Cancelled, DeadlineExceeded, LensdError
+from lensd_api.errors import Cancelled, LensdError
 from lensd_server.access.caller import Scope
 from lensd_server.access.quotas import Quotas
 from lensd_server.engine.events import caller_of
@@ -27,9 +27,6 @@ from lensd_server.engine.faults import internal_failure
 from lensd_server.rpc import wire
 from lensd_server.rpc.guard import admitted
 from lensd_server.rpc.status import abort
-
-#: A client that reads nothing for this long holds a lease for nothing.
-SEND_TIMEOUT_S = 300.0
 
 _NAMED = re.compile(r"[A-Za-z0-9._:@-]{1,140}")
 
@@ -134,13 +131,7 @@ async def _send(method: _Method, responses: Any, call: Call, context: _Context) 
     # generator it was sending from to the garbage collector when the client goes away.
     async with aclosing(responses):
         async for response in responses:
-            try:
-                async with asyncio.timeout(SEND_TIMEOUT_S):
-                    await context.write(_pack(method, response, call))
-            except TimeoutError:
-                raise DeadlineExceeded(
-                    f"the client read nothing for {SEND_TIMEOUT_S:.0f} s", reason="CLIENT_NOT_READING"
-                ) from None
+            await context.write(_pack(method, response, call))
 
 
 def _pack(method: _Method, response: Message, call: Call) -> bytes:

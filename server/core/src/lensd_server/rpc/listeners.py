@@ -23,6 +23,7 @@ from lensd_server.rpc.artifact_service import ArtifactServicer
 from lensd_server.rpc.dispatch import service_handler
 from lensd_server.rpc.guard import Guard
 from lensd_server.rpc.model_service import ModelServicer
+from lensd_server.rpc.readers import Readers
 from lensd_server.rpc.scope import Listener
 from lensd_server.rpc.server_service import ServerServicer
 from lensd_server.rpc.wire import TRANSPORT_BYTES
@@ -36,8 +37,10 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     server_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 
-#: Calls at once, watches and probes included: only an outer guard, whose refusal has no details.
+#: Calls at once, watches and probes included, and of them on one connection: only outer guards, of which
+#: one refuses without details and the other lets the client wait.
 _MAX_CALLS = 4096
+_MAX_CALLS_PER_CONNECTION = 1024
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     # On by default: a second server would silently take half of the traffic.
@@ -45,6 +48,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # The application's own limit is lower and its error says more.
     ("grpc.max_receive_message_length", TRANSPORT_BYTES),
     ("grpc.max_send_message_length", TRANSPORT_BYTES),
+    ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
     # The default closes connections of clients that ping more than every five minutes.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -86,13 +90,14 @@ def build_server(
     *,
     max_request_bytes: int,
     access: Access,
+    readers: Readers,
     on_socket: bool = False,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """A server that is not listening yet. ``interceptors`` see what the guard refuses, too."""
     guard = Guard(listener, access, on_socket=on_socket)
     server = grpc.aio.server(
-        options=_OPTIONS, interceptors=[*interceptors, guard], maximum_concurrent_rpcs=_MAX_CALLS
+        options=_OPTIONS, interceptors=[*interceptors, guard, readers], maximum_concurrent_rpcs=_MAX_CALLS
     )
     names = [service.full_name for service in SERVICES]
     server.add_generic_rpc_handlers(
