@@ -25,6 +25,8 @@ class ClientBase:
         cert: Path_ | None = None,
         key: Path_ | None = None,
         tls: bool = False,
+        token_file: Path_ | None = None,
+        token_in_clear: bool = False,
         timeout_s: float | None = None,
         wait_for_ready: bool = False,
     ) -> None:
@@ -32,7 +34,8 @@ class ClientBase:
 
         ``admin_target`` is where loading, unloading and the like go, ``target`` when it is not
         given. ``ca``, ``cert`` and ``key`` are PEM files; giving any, or ``tls``, turns TLS on.
-        ``token`` is sent over TLS or to this machine only. ``timeout_s`` is the deadline of
+        ``token``, or what ``token_file`` holds at each call, is sent over TLS or to this machine only,
+        unless ``token_in_clear`` says otherwise. ``timeout_s`` is the deadline of
         calls that set none; there is no other default. ``wait_for_ready`` lets calls wait for
         the server to come up instead of failing, for as long as their deadline lets them.
 
@@ -40,7 +43,15 @@ class ClientBase:
         """
         if timeout_s is not None:
             duration(timeout_s)
-        given: dict[str, Any] = {"token": token, "ca": ca, "cert": cert, "key": key, "tls": tls}
+        given: dict[str, Any] = {
+            "token": token,
+            "ca": ca,
+            "cert": cert,
+            "key": key,
+            "tls": tls,
+            "token_file": token_file,
+            "token_in_clear": token_in_clear,
+        }
         self._connection = Connection(target, **given)
         self._admin = Connection(admin_target, **given) if admin_target else self._connection
         self._timeout_s = timeout_s

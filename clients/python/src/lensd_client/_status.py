@@ -117,13 +117,42 @@ def pushback(error: Any) -> float | None:
     return int(text) / 1000 if text.isascii() and text.isdigit() else -1.0
 
 
+#: What TLS says, in lower case, and what that means to whoever connects.
+_TLS_FAILURES = (
+    ("certificate has expired", "the server's certificate has expired: its operator has to replace it"),
+    (
+        "certificate is not yet valid",
+        "the server's certificate is not valid yet: is this machine's clock right?",
+    ),
+    (
+        "hostname verification",
+        "the server's certificate is for another name: connect by a name that it is for",
+    ),
+    (
+        "not in peer certificate",
+        "the server's certificate is for another name: connect by a name that it is for",
+    ),
+    (
+        "certificate_verify_failed",
+        "the server's certificate is signed by none of those in `ca`: is that its CA?",
+    ),
+    ("wrong_version_number", "it does not speak TLS: leave `ca`, `tls`, `cert` and `key` out"),
+)
+
+
 def _unreachable(target: str, details: str) -> str:
     lowered = details.lower()
     broke = any(word in lowered for word in ("socket closed", "connection reset", "goaway"))
     if "failed to connect" in lowered and broke:
-        return f"{target} hangs up: is it a lensd server, and does it want TLS (`ca` or `tls`)?"
+        return (
+            f"{target} hangs up: is it a lensd server, and does it want TLS (`ca` or `tls`), or a certificate of this "
+            "client that it trusts (`cert` and `key`)?"
+        )
     if broke:
         return f"the connection to {target} broke: {details}; is the server still up?"
+    for sign, meaning in _TLS_FAILURES:
+        if sign in lowered:
+            return f"no TLS connection to {target}: {meaning}"
     if any(word in lowered for word in ("ssl", "tls", "handshake", "certificate", "tsi")):
         return f"no TLS connection to {target}: {details}; check `ca`, `cert` and `key`, or whether it speaks TLS"
     return (

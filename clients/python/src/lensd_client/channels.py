@@ -47,9 +47,10 @@ Path_ = str | PathLike[str]
 class Connection:
     """Where to connect and how. ``ca``, ``cert`` and ``key`` are PEM files.
 
-    TLS is used when ``tls`` is true or any of the files is given; without ``ca`` the roots
-    that gRPC brings are trusted. Raises ValueError for a combination that makes no sense or
-    would send the token in the clear.
+    TLS is used when ``tls`` is true or any of the files is given, but never on a Unix socket;
+    without ``ca`` the roots that gRPC brings are trusted. ``token_file`` holds a token and is read
+    at every call, so that it can be replaced. Raises ValueError for a combination that makes no
+    sense or would send the token in the clear, unless ``token_in_clear`` says that it may.
     """
 
     target: str
@@ -58,28 +59,44 @@ class Connection:
     cert: Path_ | None = None
     key: Path_ | None = None
     tls: bool = False
+    token_file: Path_ | None = None
+    token_in_clear: bool = False
 
     def __post_init__(self) -> None:
         if not self.target:
             raise ValueError("the target is empty; give HOST:PORT")
         if (self.cert is None) != (self.key is None):
             raise ValueError("cert and key go together: give both or neither")
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
-            raise ValueError("the token holds characters that cannot be sent; is there a line break in it?")
-        if self.token and not self.is_secure and not is_loopback(self.target):
+        if self.token and self.token_file is not None:
+            raise ValueError("token and token_file are two tokens: give one of them")
+        shown = self._token()
+        if shown and not (self.is_secure or is_loopback(self.target) or self.token_in_clear):
             raise ValueError(
-                f"the token would travel to {self.target} in the clear; turn TLS on, with the server's `ca` or with `tls`"
+                f"the token would travel to {self.target} in the clear; turn TLS on, with the server's `ca` or with "
+                "`tls`, or say `token_in_clear` if the network itself is trusted"
             )
 
     @property
     def is_secure(self) -> bool:
         """Whether TLS is used."""
-        return self.tls or self.ca is not None or self.cert is not None
+        wanted = self.tls or self.ca is not None or self.cert is not None
+        return wanted and not self.target.startswith("unix:")
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        """What goes with every call. Raises OSError or ValueError when the file of the token is gone or wrong."""
+        token = self._token()
+        return (("authorization", f"Bearer {token}"),) if token else ()
+
+    def _token(self) -> str:
+        token = self.token or ""
+        if self.token_file is not None:
+            token = Path(self.token_file).read_text(encoding="utf-8").strip()
+            if not token:
+                raise ValueError(f"{self.token_file} is empty; put the token there")
+        if not (token.isascii() and token.isprintable()):
+            raise ValueError("the token holds characters that cannot be sent; is there a line break in it?")
+        return token
 
     def open(self) -> grpc.Channel:
         """A channel for threads. It connects when it is first used."""

@@ -19,12 +19,17 @@ from lensd_client.jsonlines import dumps
 
 _DEFAULT_ADMIN_TARGET = "127.0.0.1:50052"
 
+_FILE = click.Path(exists=True, dir_okay=False)
+
 _HINTS = {
     "UNKNOWN_ANALYZER": "`lensctl analyzers` lists what is installed",
     "UNKNOWN_MODEL": "`lensctl models` lists what is configured",
     "UNKNOWN_ARTIFACT": "`lensctl artifacts` lists what is stored",
     "INVALID_PARAMS": "`lensctl analyzer NAME` shows the parameters and examples",
-    "UNAUTHENTICATED": "give a token: LENSD_TOKEN or --token",
+    "NO_CREDENTIALS": "give a token (LENSD_TOKEN, LENSD_TOKEN_FILE, --token, --token-file) or a certificate (--cert, --key)",
+    "UNKNOWN_TOKEN": "`lensd token list` on the server shows what it knows; `lensd token new` makes another one",
+    "UNKNOWN_CERTIFICATE": "the names of certificates and what they may do are in [auth.certificates] of the server",
+    "SCOPE_MISSING": "ask the operator for a token with that scope",
     "PERMISSION_DENIED": "operations need the admin listener (LENSD_ADMIN_TARGET or --admin-target) and its rights",
     "DEADLINE_EXCEEDED": "give it longer with --timeout, or leave that out: there is no default deadline",
 }
@@ -97,9 +102,15 @@ class _Group(click.Group):
               help="Deadline of each call in seconds; none when not given.")  # fmt: skip
 @click.option("--token", envvar="LENSD_TOKEN", show_envvar=True, metavar="TOKEN",
               help="Bearer token. The variable keeps it out of the process list.")  # fmt: skip
-@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="PEM file of the CA; turns TLS on.")
-@click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="PEM file of the own certificate.")
-@click.option("--key", type=click.Path(exists=True, dir_okay=False), help="PEM file of its key.")
+@click.option("--token-file", envvar="LENSD_TOKEN_FILE", show_envvar=True, type=_FILE,
+              help="File that holds the token.")  # fmt: skip
+@click.option("--token-in-clear", is_flag=True,
+              help="Send the token without TLS beyond this machine: whoever listens can use it.")  # fmt: skip
+@click.option("--ca", envvar="LENSD_CA", show_envvar=True, type=_FILE,
+              help="PEM file of the CA; turns TLS on.")  # fmt: skip
+@click.option("--cert", envvar="LENSD_CERT", show_envvar=True, type=_FILE,
+              help="PEM file of the own certificate.")  # fmt: skip
+@click.option("--key", envvar="LENSD_KEY", show_envvar=True, type=_FILE, help="PEM file of its key.")
 @click.option("--tls", is_flag=True, help="TLS with the usual roots.")
 @click.pass_context
 def lensctl(ctx: click.Context, target: str | None, admin_target: str | None, **settings: Any) -> None:
