@@ -57,18 +57,19 @@ class ComputeThread:
                 if not self._jobs:
                     return
                 future, job, ticket = self._jobs.popleft()
-            if ticket.cancelled:
-                future.cancel()
-            elif future.set_running_or_notify_cancel():
-                self._run(future, job)
+            self._run(future, job, ticket)
             # Nothing of one analysis is kept until the next one comes.
             del future, job, ticket
 
-    def _run(self, future: Future[Any], job: Callable[[], Any]) -> None:
-        try:
-            with self.turn:
+    def _run(self, future: Future[Any], job: Callable[[], Any], ticket: Ticket) -> None:
+        with self.turn, ticket.on_device():
+            if ticket.cancelled:  # while it waited for its turn
+                future.cancel()
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
                 result = job()
-        except BaseException as error:  # an analyzer's own code; it gets its error back
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+            except BaseException as error:  # an analyzer's own code; it gets its error back
+                future.set_exception(error)
+            else:
+                future.set_result(result)

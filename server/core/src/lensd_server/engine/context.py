@@ -117,7 +117,7 @@ class BlockingAnalysisContext(_Common[BlockingHandle]):
     def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """See :meth:`lensd_api.BlockingContext.compute`."""
         self.ticket.check()
-        with self.computing.turn:
+        with self.computing.turn, self.ticket.on_device():
             self.ticket.check()
             return fn(*args, **kwargs)
 

@@ -64,6 +64,8 @@ class Performer:
             error = internal_failure(fault, "running the analysis", request_id=ticket.request_id)
         if alarm is not None:
             alarm.cancel()
+        if not ticket.cancelled:
+            ticket.watch_device(None)
         # Who cancelled it knows why; what its code raised on the way out does not matter.
         error = (ticket.error() or error) if error is not None else None
         analysis.settle_usage()
@@ -100,6 +102,7 @@ class Performer:
         waited = time.monotonic()
         async with self._residency.lease(model, lambda step: channel.put_now(_loading(step))) as resident:
             ticket.usage.queue_s += time.monotonic() - waited
+            ticket.watch_device(partial(self._observers.cancel_took, model))
             require(needs, resident.loaded.card.anatomy, model)
             if not analysis.cost.tokens:  # only a model in memory can tell
                 await self._reserve(analysis, registered, params, resident)

@@ -89,12 +89,9 @@ class Batcher:
         """
         with self._changed:
             dropped = self._queue.drop(call)
-            running = any(row.call is call for row in self._running)
         call.fail(error)
         if dropped:
             self._report_queue()
-        if not running:
-            self._report_cancelled({call.ticket})
 
     def waiting(self) -> tuple[int, int]:
         """Rows and tokens in the queue, the running batch not counted."""
@@ -154,7 +151,8 @@ class Batcher:
             rows = self._take()
             if rows:
                 self._run_guarded(rows)
-        self._report_cancelled({row.call.ticket for row in rows})
+        for ticket in {row.call.ticket for row in rows}:
+            ticket.leave_device()
         self._put_back([row for row in rows if not row.answered and row.wanted])
 
     def _put_back(self, rows: Sequence[QueuedRow]) -> None:
@@ -185,6 +183,8 @@ class Batcher:
                 if self._queue.learned or not self._queue.wants_steps:
                     batch = self._queue.take(self._clock())
                     self._running = batch.rows
+                    for ticket in {row.call.ticket for row in batch.rows}:
+                        ticket.enter_device()
                     break
             self._learn()
         for call in batch.late:
@@ -264,9 +264,3 @@ class Batcher:
     def _report_queue(self) -> None:
         rows, tokens = self.waiting()
         self._observers.queue_changed(self._name, rows, tokens)
-
-    def _report_cancelled(self, tickets: set[Ticket]) -> None:
-        now = time.monotonic()
-        for ticket in tickets:
-            if ticket.cancelled_at is not None:
-                self._observers.cancel_took(self._name, now - ticket.cancelled_at)

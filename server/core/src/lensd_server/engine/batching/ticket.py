@@ -6,7 +6,8 @@ into the engine. A ticket is cancelled at most once, from any thread.
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lensd_api import Cancelled, DeadlineExceeded
@@ -29,6 +30,9 @@ class Ticket:
     cancelled_at: float | None = None
     _error: Callable[[], Cancelled | DeadlineExceeded] | None = None
     _callbacks: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+    #: Batches and computations for it that a device is at.
+    _on_device: int = 0
+    _tell_latency: Callable[[float], None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -79,6 +83,33 @@ class Ticket:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
+    def watch_device(self, tell: Callable[[float], None] | None) -> None:
+        """Calls ``tell`` once, if it is cancelled: with the seconds from the cancel until no device works
+        for it any more. ``None`` when nobody is to be told."""
+        with self._lock:
+            self._tell_latency = tell
+        self._tell_if_free()
+
+    def enter_device(self) -> None:
+        """A device begins to work for it; nothing stops that before :meth:`leave_device`."""
+        with self._lock:
+            self._on_device += 1
+
+    def leave_device(self) -> None:
+        """The device is done with what it was at."""
+        with self._lock:
+            self._on_device -= 1
+        self._tell_if_free()
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """Around a piece of work of a device."""
+        self.enter_device()
+        try:
+            yield
+        finally:
+            self.leave_device()
+
     def retire(self) -> None:
         """The analysis is over or given up: nobody is to be told any more."""
         with self._lock:
@@ -93,4 +124,13 @@ class Ticket:
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
+        self._tell_if_free()
         return True
+
+    def _tell_if_free(self) -> None:
+        with self._lock:
+            if self.cancelled_at is None or self._on_device:
+                return
+            tell, self._tell_latency = self._tell_latency, None
+        if tell is not None:
+            tell(time.monotonic() - self.cancelled_at)
