@@ -316,3 +316,27 @@ def test_of_an_analysis_that_was_over_nothing_is_told() -> None:
     ticket.watch_device(None)
     ticket.cancel()
     assert latencies == []
+
+
+def test_between_two_parts_of_a_long_row_the_next_is_not_read(make_bench: Callable[..., Any]) -> None:
+    bench = make_bench(max_tokens=16)
+    long = list(range(3, 60)) + list(range(3, 10))
+    bench.outcome(bench.submit(long))  # from here on it is known that rows can be read in parts
+    before = len(bench.forwards.batches)
+    bench.outcome(bench.submit(long))
+    assert len(bench.forwards.batches) - before > 1
+    ticket = Ticket()
+    latencies = told(ticket)
+    bench.forwards.hold()
+    while bench.forwards.entered.acquire(blocking=False):
+        pass
+    future = bench.submit(long, ticket=ticket)
+    bench.forwards.wait_until_inside()
+    before = len(bench.forwards.batches)
+    ticket.cancel()
+    assert isinstance(bench.outcome(future).error, Cancelled)
+    assert latencies == []
+    bench.forwards.release()
+    bench.batcher.settle()
+    assert len(bench.forwards.batches) == before
+    assert len(latencies) == 1
