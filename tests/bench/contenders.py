@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensd_client import Client
 from lensd_server.engine.batching.turn import Turn
-from lensd_server.engine.device import set_cpu_threads
+from lensd_server.engine.device import Devices, set_cpu_threads
 from lensd_server.engine.events import AnalysisRequest, Found
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.conversion import ConversionCache
@@ -102,8 +102,8 @@ class Engine:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         models = {EMBEDDED_NAME: ModelSettings(source=EMBEDDED_SOURCE)}
         turn = Turn()
-        loader = Loader(settings.server.cache_dir, cpu_turn=turn)
-        self._residency = Residency(models, loader, settings.limits)
+        loader = Loader(settings.server.cache_dir)
+        self._residency = Residency(models, loader, settings.limits, devices=Devices(turn))
         self._executor = LocalExecutor(
             discover(),
             self._residency,

@@ -26,12 +26,15 @@ def model(message: models_pb2.Model) -> catalog.Model:
         pinned=message.pinned,
         problem=message.problem,
         anatomy=from_struct(message.anatomy),
+        reserved_bytes=message.reserved_bytes,
+        waiting=message.waiting,
+        detail=message.detail,
     )
 
 
 def load_step(message: models_pb2.LoadModelResponse) -> catalog.LoadStep:
     """How far a load has come."""
-    return catalog.LoadStep(model(message.model), message.stage, message.fraction)
+    return catalog.LoadStep(model(message.model), message.stage, message.fraction, message.detail)
 
 
 def analyzer(message: analyzers_pb2.Analyzer) -> catalog.Analyzer:

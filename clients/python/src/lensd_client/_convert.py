@@ -36,7 +36,7 @@ def model_state(number: int) -> ModelState:
 
 def progress(message: analysis_pb2.Progress) -> Progress:
     """The event of the same name."""
-    return Progress(message.stage, message.done, message.total, message.unit)
+    return Progress(message.stage, message.done, message.total, message.unit, message.detail)
 
 
 def warning(message: analysis_pb2.Warning) -> Warned:

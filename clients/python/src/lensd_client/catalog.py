@@ -16,7 +16,9 @@ class Model:
     """A configured model. Sizes are 0 and texts empty until it is resident.
 
     ``revision`` is the SHA-256 that identifies weights, configuration and tokenizer;
-    ``anatomy`` is only there when one model was asked for.
+    ``anatomy`` is only there when one model was asked for. ``reserved_bytes`` are set aside for it
+    while it loads and is resident, ``waiting`` counts the analyses that wait for it, and ``detail``
+    says what a model that loads or drains waits for.
     """
 
     name: str
@@ -33,15 +35,19 @@ class Model:
     pinned: bool
     problem: str
     anatomy: Mapping[str, Any]
+    reserved_bytes: int = 0
+    waiting: int = 0
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadStep:
-    """How far a load has come: ``fraction`` from 0 to 1."""
+    """How far a load has come: ``fraction`` from 0 to 1; ``detail`` says what it waits for."""
 
     model: Model
     stage: str
     fraction: float
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,16 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the analysis has come; ``total`` is 0 when it is not known."""
+    """How far the analysis has come; ``total`` is 0 when it is not known.
+
+    ``detail``, for people, is what it waits for, such as other analyses that hold memory its model needs.
+    """
 
     stage: str
     done: float
     total: float = 0.0
     unit: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,16 +109,18 @@ class Accepted(_message.Message):
     def __init__(self, analyzer: _Optional[str] = ..., analyzer_version: _Optional[str] = ..., distribution: _Optional[str] = ..., model: _Optional[str] = ..., model_state: _Optional[_Union[_models_pb2.ModelState, str]] = ..., model_revision: _Optional[str] = ..., queue_position: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("stage", "done", "total", "unit")
+    __slots__ = ("stage", "done", "total", "unit", "detail")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
     stage: str
     done: float
     total: float
     unit: str
-    def __init__(self, stage: _Optional[str] = ..., done: _Optional[float] = ..., total: _Optional[float] = ..., unit: _Optional[str] = ...) -> None: ...
+    detail: str
+    def __init__(self, stage: _Optional[str] = ..., done: _Optional[float] = ..., total: _Optional[float] = ..., unit: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Warning(_message.Message):
     __slots__ = ("reason", "message", "item")

@@ -24,7 +24,7 @@ MODEL_STATE_DRAINING: ModelState
 MODEL_STATE_FAILED: ModelState
 
 class Model(_message.Message):
-    __slots__ = ("name", "source", "state", "revision", "architecture", "device", "dtype", "resident_bytes", "parameters", "context_length", "leases", "pinned", "problem", "anatomy")
+    __slots__ = ("name", "source", "state", "revision", "architecture", "device", "dtype", "resident_bytes", "parameters", "context_length", "leases", "pinned", "problem", "anatomy", "reserved_bytes", "waiting", "detail")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,9 @@ class Model(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     ANATOMY_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
     name: str
     source: str
     state: ModelState
@@ -53,7 +56,10 @@ class Model(_message.Message):
     pinned: bool
     problem: str
     anatomy: _struct_pb2.Struct
-    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., revision: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., resident_bytes: _Optional[int] = ..., parameters: _Optional[int] = ..., context_length: _Optional[int] = ..., leases: _Optional[int] = ..., pinned: _Optional[bool] = ..., problem: _Optional[str] = ..., anatomy: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    reserved_bytes: int
+    waiting: int
+    detail: str
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., revision: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., resident_bytes: _Optional[int] = ..., parameters: _Optional[int] = ..., context_length: _Optional[int] = ..., leases: _Optional[int] = ..., pinned: _Optional[bool] = ..., problem: _Optional[str] = ..., anatomy: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., reserved_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -84,14 +90,16 @@ class LoadModelRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class LoadModelResponse(_message.Message):
-    __slots__ = ("model", "stage", "fraction")
+    __slots__ = ("model", "stage", "fraction", "detail")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRACTION_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
     model: Model
     stage: str
     fraction: float
-    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., stage: _Optional[str] = ..., fraction: _Optional[float] = ...) -> None: ...
+    detail: str
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., stage: _Optional[str] = ..., fraction: _Optional[float] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class UnloadModelRequest(_message.Message):
     __slots__ = ("name",)

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
-import torch
 
 from lensd_server.access.access import Access
 from lensd_server.access.certificates import CertificateError, Certificates
@@ -20,6 +19,7 @@ from lensd_server.daemon import Daemon, Engine, StartFailed
 from lensd_server.engine.anatomy.hooks import count_hooks
 from lensd_server.engine.artifact_remote import WrongStore
 from lensd_server.engine.batching.turn import Turn
+from lensd_server.engine.device import Devices
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.loading import Loader
 from lensd_server.engine.models.residency import Residency
@@ -33,6 +33,7 @@ from lensd_server.stuck import StuckAnalyzers
 from lensd_server.telemetry.collectors import (
     CertificateCollector,
     HookCollector,
+    MemoryCollector,
     ModelCollector,
     PluginCollector,
 )
@@ -116,11 +117,13 @@ def assemble(settings: Settings) -> Engine:
         analyses=(metrics, access.quotas, AnalysisLog(), registry), batches=(metrics,), loads=(metrics,)
     )
     cpu_turn = Turn()
+    devices = Devices(cpu_turn)
     sources = Sources(list(registry.model_sources().values()))
     residency = Residency(
         settings.models,
-        Loader(settings.server.cache_dir, sources=sources, cpu_turn=cpu_turn),
+        Loader(settings.server.cache_dir, sources=sources),
         settings.limits,
+        devices=devices,
         observers=observers,
     )
     storage = _storage(settings)
@@ -136,6 +139,7 @@ def assemble(settings: Settings) -> Engine:
     )
     metrics.registry.register(ModelCollector(residency.statuses))
     metrics.registry.register(HookCollector(lambda: _hooks(residency)))
+    metrics.registry.register(MemoryCollector(residency.memory))
     metrics.registry.register(PluginCollector(registry))
     metrics.registry.register(CertificateCollector(_listeners_with_tls(settings, access)))
     metrics.registry.register(ForeignCollector(registry.metrics_collectors(), registry.count_error))
@@ -150,7 +154,7 @@ def assemble(settings: Settings) -> Engine:
         storage.artifacts,
         registry,
         metrics,
-        _devices(),
+        devices.names,
         close,
         stuck.when_held,
         executor.limit,
@@ -175,10 +179,6 @@ def _listeners_with_tls(settings: Settings, access: Access) -> dict[str, Certifi
         return {}
     addresses = {"public": settings.server.listen, "admin": settings.server.admin_listen}
     return {name: access.certificates for name, at in addresses.items() if socket_path(at) is None}
-
-
-def _devices() -> list[str]:
-    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
 
 
 def _announce(line: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from lensd_server.addresses import Address, PortAddress, is_loopback
@@ -33,6 +33,8 @@ class SettingsError(Exception):
 
 ListenerName = Literal["listen", "admin_listen", "metrics_listen"]
 ScopeName = Literal["read", "analyze", "admin"]
+#: A number of bytes, or text such as "24 GiB".
+Bytes = Annotated[ByteSize, Field(gt=0)]
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -75,6 +77,12 @@ class LimitSettings(_Section):
     max_streams_per_caller: int = Field(default=512, ge=1)
     #: How long a stream may go unread before it is broken off.
     send_timeout_s: float = Field(default=30.0, gt=0)
+    #: Bytes that models may have on each device, or on each by name; ``None`` measures what is free.
+    memory_bytes: Bytes | dict[str, Bytes] | None = None
+    #: How long a model stays at least before it is evicted; ``None`` for as long as its load took.
+    min_residency_s: float | None = Field(default=None, ge=0)
+    #: More evictions than this within a minute are warned of.
+    max_evictions_per_minute: int = Field(default=6, ge=0)
     #: Largest artifact or checkpoint that an analyzer may store.
     max_artifact_bytes: int = Field(default=1024 * _MIB, ge=1024)
     #: How long an analyzer may hold up the others, or go on after it was cancelled, until its

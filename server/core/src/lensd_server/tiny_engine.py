@@ -24,7 +24,7 @@ from lensd_server.engine.events import (
     Warned,
 )
 from lensd_server.engine.executor import LocalExecutor
-from lensd_server.engine.models.loading import LoadedModel, Report, prepare
+from lensd_server.engine.models.loading import ClaimMemory, LoadedModel, Report, prepare
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.storage import Storage
 from lensd_server.settings import LimitSettings, ModelSettings
@@ -42,7 +42,9 @@ class TinyLoader:
     def __init__(self, cpu_turn: Turn) -> None:
         self._cpu_turn = cpu_turn
 
-    def load(self, name: str, settings: ModelSettings, report: Report) -> LoadedModel:
+    def load(
+        self, name: str, settings: ModelSettings, report: Report, claim: ClaimMemory | None = None
+    ) -> LoadedModel:
         """Builds, verifies and warms it up."""
         report("read", 0.4)
         module = TINY[settings.source.removeprefix("tiny:")]()

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -12,12 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from lensd_api.hookspecs import AnalysisRecord
 from lensd_server.access.certificates import Certificates
 from lensd_server.engine import running
-from lensd_server.engine.events import ModelState, ModelStatus
+from lensd_server.engine.events import DeviceMemory, ModelState, ModelStatus
 from lensd_server.engine.observers import OUTCOMES, BatchRecord
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.telemetry.collectors import (
     CertificateCollector,
     HookCollector,
+    MemoryCollector,
     ModelCollector,
     PluginCollector,
 )
@@ -53,6 +54,8 @@ def metrics(authority: Any) -> Metrics:
     metrics.queue_changed("tiny", 3, 30)
     metrics.batch_ran(BatchRecord("tiny", rows=2, tokens=6, padded_tokens=8, seconds=0.1))
     metrics.load_finished("tiny", "ok", 1.0)
+    metrics.evicted("tiny", "idle")
+    metrics.registry.register(MemoryCollector(lambda: [DeviceMemory("cpu", 100, 60, 50)]))
     return metrics
 
 
@@ -163,3 +166,18 @@ def test_what_alerts_ask_for_is_zero_before_it_happens() -> None:
     }
     assert outcomes == dict.fromkeys(OUTCOMES, 0)
     assert {label for _, label in running._OUTCOMES} | {"ok", "internal"} == set(OUTCOMES)
+
+
+def test_a_load_that_nobody_wanted_any_more_counts_but_took_no_time(metrics: Metrics) -> None:
+    metrics.load_finished("tiny", "cancelled", 9.0)
+    text = generate_latest(metrics.registry).decode()
+    assert 'lensd_model_loads_total{model="tiny",outcome="cancelled"} 1.0' in text
+    assert 'lensd_model_load_seconds_count{model="tiny"} 1.0' in text
+
+
+def test_a_device_without_a_bound_has_no_budget() -> None:
+    registry = CollectorRegistry()
+    registry.register(MemoryCollector(lambda: [DeviceMemory("cpu", None, 60, 50)]))
+    text = generate_latest(registry).decode()
+    assert 'kind="budget"' not in text
+    assert 'lensd_device_memory_bytes{device="cpu",kind="reserved"} 60.0' in text

@@ -15,7 +15,7 @@ from lensd_client.heatmap import visible
 from lensd_client.jsonlines import error_object, event_object
 from lensd_client.lensctl.app import Failed, Session, json_option
 from lensd_client.lensctl.export import Export
-from lensd_client.lensctl.progress import Bar
+from lensd_client.lensctl.progress import Bar, waiting
 from lensd_client.requests import Priority
 from lensd_client.runs import Run
 
@@ -69,7 +69,7 @@ def _follow(session: Session, run: Run, as_json: bool, export: Export | None) ->
         try:
             for event in run:
                 if isinstance(event, Progress):
-                    bar.update(event.stage, event.done, event.total, event.unit)
+                    bar.update(waiting(event.stage, event.detail), event.done, event.total, event.unit)
                 else:
                     bar.hide()
                 if as_json:

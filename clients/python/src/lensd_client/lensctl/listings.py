@@ -45,8 +45,8 @@ def models(session: Session, as_json: bool) -> None:
             m.state,
             f"{m.device} {m.dtype}".strip(),
             size(m.resident_bytes),
-            m.leases,
-            m.problem or m.source,
+            f"{m.leases} (+{m.waiting} waiting)" if m.waiting else m.leases,
+            m.problem or m.detail or m.source,
         ]
         for m in found
     ]

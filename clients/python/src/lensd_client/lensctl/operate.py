@@ -7,7 +7,7 @@ from lensd_client.catalog import Model, RunningAnalysis
 from lensd_client.heatmap import visible
 from lensd_client.lensctl.app import Failed, Session, json_option
 from lensd_client.lensctl.listings import grid, size
-from lensd_client.lensctl.progress import Bar
+from lensd_client.lensctl.progress import Bar, waiting
 
 
 @click.command()
@@ -23,7 +23,7 @@ def load(session: Session, name: str, as_json: bool) -> None:
             if as_json:
                 session.print_json(step)
             else:
-                bar.update(step.stage or "loading", 100 * step.fraction, 100, "%")
+                bar.update(waiting(step.stage, step.detail) or "loading", 100 * step.fraction, 100, "%")
     if model is not None and not as_json:
         _say(session, model)
 

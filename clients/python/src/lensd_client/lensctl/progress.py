@@ -9,6 +9,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lensd_client.heatmap import visible
 
 
+def waiting(stage: str, detail: str) -> str:
+    """``stage``, and what it waits for where it does."""
+    return f"{stage}, waiting for {detail}" if detail else stage
+
+
 class Bar:
     """Appears with the first update and goes when the block is left; silent without a terminal."""
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lensd_api import DeviceOutOfMemory, LoadFailed
+from lensd_server.engine import memory
 from lensd_server.engine.batching.turn import FreeTurn, Turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -115,17 +116,58 @@ class Device:
             torch.cuda.empty_cache()
 
 
+class Devices:
+    """The devices of this machine. All models on the CPU share its turn."""
+
+    def __init__(self, cpu_turn: Turn | None = None) -> None:
+        self._cpu_turn = cpu_turn or Turn()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``("cpu", "cuda:0", …)``."""
+        return ("cpu", *self._cuda())
+
+    def candidates(self, wanted: str) -> tuple[str, ...]:
+        """Devices that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` allows: ``auto`` any GPU, else the CPU.
+
+        Raises LoadFailed when there is none.
+        """
+        cuda = self._cuda()
+        allowed = {"auto": cuda or ("cpu",), "cpu": ("cpu",), "cuda": cuda}.get(wanted)
+        if allowed is None:
+            allowed = tuple(name for name in cuda if name == wanted)
+        if not allowed:
+            raise LoadFailed(
+                f"device {wanted!r} does not exist: torch {torch.__version__} sees {len(cuda)} CUDA devices; "
+                'set device = "cpu" or "auto"'
+            )
+        return allowed
+
+    def open(self, name: str) -> Device:
+        """A device for one model, with a stream of its own where there are streams."""
+        return Device(torch.device(name), self._cpu_turn)
+
+    def free_bytes(self, device: str) -> int | None:
+        """Bytes that can be allocated now; ``None`` where nobody says."""
+        if device == "cpu":
+            return memory.available_bytes()
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+
+    def used_bytes(self, device: str) -> int:
+        """Bytes that this process has on the device, what torch keeps for later included."""
+        if device == "cpu":
+            return memory.process_bytes()
+        return torch.cuda.memory_reserved(torch.device(device))
+
+    @staticmethod
+    def _cuda() -> tuple[str, ...]:
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+
+
 def choose_device(wanted: str, cpu_turn: Turn | None = None) -> Device:
-    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises LoadFailed."""
-    if wanted == "auto":
-        wanted = "cuda:0" if torch.cuda.is_available() else "cpu"
-    device = torch.device("cuda:0" if wanted == "cuda" else wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise LoadFailed(
-            f"device {wanted!r} does not exist: torch {torch.__version__} sees "
-            f'{torch.cuda.device_count()} CUDA devices; set device = "cpu" or "auto"'
-        )
-    return Device(device, cpu_turn)
+    """The first of :meth:`Devices.candidates`. Raises LoadFailed."""
+    devices = Devices(cpu_turn)
+    return devices.open(devices.candidates(wanted)[0])
 
 
 def choose_dtype(wanted: str, device: Device) -> torch.dtype | str:

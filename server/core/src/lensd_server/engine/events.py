@@ -44,10 +44,16 @@ class ModelStatus:
     device: str = ""
     dtype: str = ""
     resident_bytes: int = 0
+    #: Set aside on its device: weights, and what forwards need beside them.
+    reserved_bytes: int = 0
     parameters: int = 0
     leases: int = 0
+    #: Analyses that wait for it to be loaded.
+    waiting: int = 0
     pinned: bool = False
     problem: str = ""
+    #: While it loads or drains: what it waits for.
+    detail: str = ""
     anatomy: Anatomy | None = None
     queued_rows: int = 0
     queued_tokens: int = 0
@@ -55,11 +61,28 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class LoadStep:
-    """How far a load has come: ``fraction`` from 0 to 1 over all stages."""
+    """How far a load has come: ``fraction`` from 0 to 1 over all stages.
+
+    ``detail`` says what is waited for in the stages ``wait_memory`` and ``wait_turn``.
+    """
 
     status: ModelStatus
     stage: str
     fraction: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """One device, in bytes: what models may have, what is set aside for them, what is in use.
+
+    ``budget`` is ``None`` for no bound.
+    """
+
+    device: str
+    budget: int | None
+    reserved: int
+    used: int
 
 
 def caller_of(identity: str, peer: str) -> str:
@@ -107,12 +130,13 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far it has come; ``total`` 0 when not known."""
+    """How far it has come; ``total`` 0 when not known. ``detail``, for people: what it waits for."""
 
     stage: str
     done: float
     total: float
     unit: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,10 @@ OUTCOMES = (
     "device_oom",
     "internal",
 )
-LOAD_OUTCOMES = ("ok", "failed")
+#: A load is cancelled when nobody wants the model any more.
+LOAD_OUTCOMES = ("ok", "failed", "cancelled")
+#: Why a model made room: nobody wanted it, or somebody waited for it but it was another's turn.
+EVICTION_REASONS = ("idle", "turn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,14 @@ class LoadObserver(Protocol):
     """Told of loads."""
 
     def load_finished(self, model: str, outcome: str, seconds: float) -> None:
-        """A load ended; ``outcome`` is one of :data:`LOAD_OUTCOMES`."""
+        """A load ended; ``outcome`` is one of :data:`LOAD_OUTCOMES`.
+
+        ``seconds`` does not count waiting for memory.
+        """
+        ...
+
+    def evicted(self, model: str, reason: str) -> None:
+        """A model made room for another; ``reason`` is one of :data:`EVICTION_REASONS`."""
         ...
 
 
@@ -122,6 +132,11 @@ class Observers:
         """See :class:`LoadObserver`."""
         for observer in self._loads:
             _tell(observer.load_finished, model, outcome, seconds)
+
+    def evicted(self, model: str, reason: str) -> None:
+        """See :class:`LoadObserver`."""
+        for observer in self._loads:
+            _tell(observer.evicted, model, reason)
 
 
 def _tell(notice: Callable[..., None], *what: object) -> None:

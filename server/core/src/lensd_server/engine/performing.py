@@ -19,6 +19,7 @@ from lensd_server.engine.events import (
     LoadStep,
     Progress,
     RegisteredAnalyzer,
+    Warned,
 )
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.models.residency import Residency, ResidentModel
@@ -100,7 +101,9 @@ class Performer:
             await self._driver.drive(analysis, registered, params, None)
             return ""
         waited = time.monotonic()
-        async with self._residency.lease(model, lambda step: channel.put_now(_loading(step))) as resident:
+        async with self._residency.lease(
+            model, lambda event: channel.put_now(_loading(event)), deadline=ticket.deadline
+        ) as resident:
             ticket.usage.queue_s += time.monotonic() - waited
             ticket.watch_device(partial(self._observers.cancel_took, model))
             require(needs, resident.loaded.card.anatomy, model)
@@ -137,5 +140,7 @@ def why_cancelled(ticket: Ticket) -> LensdError:
     return ticket.error() or Draining("the server is shutting down", retry_after_s=1.0)
 
 
-def _loading(step: LoadStep) -> Progress:
-    return Progress(stage="load", done=step.fraction, total=1.0, unit=step.stage)
+def _loading(event: LoadStep | Warned) -> Progress | Warned:
+    if isinstance(event, Warned):
+        return event
+    return Progress(stage="load", done=event.fraction, total=1.0, unit=event.stage, detail=event.detail)

@@ -52,7 +52,11 @@ class EventWriter:
         """The message of a Progress event."""
         return self._response(
             progress=analysis_pb2.Progress(
-                stage=event.stage, done=event.done, total=event.total, unit=event.unit
+                stage=event.stage,
+                done=event.done,
+                total=event.total,
+                unit=event.unit,
+                detail=event.detail,
             )
         )
 

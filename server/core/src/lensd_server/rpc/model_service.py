@@ -41,7 +41,10 @@ class ModelServicer:
         async with aclosing(cast("AsyncGenerator[Any]", self._models.load(message.name))) as steps:
             async for step in steps:
                 yield models_pb2.LoadModelResponse(
-                    model=to_message(step.status), stage=step.stage, fraction=step.fraction
+                    model=to_message(step.status),
+                    stage=step.stage,
+                    fraction=step.fraction,
+                    detail=step.detail,
                 )
 
     async def unload_model(

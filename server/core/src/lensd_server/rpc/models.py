@@ -26,11 +26,14 @@ def to_message(status: ModelStatus, *, with_anatomy: bool = False) -> models_pb2
         device=status.device,
         dtype=status.dtype,
         resident_bytes=status.resident_bytes,
+        reserved_bytes=status.reserved_bytes,
         parameters=status.parameters,
         context_length=anatomy.context_length if anatomy else 0,
         leases=status.leases,
+        waiting=status.waiting,
         pinned=status.pinned,
         problem=status.problem,
+        detail=status.detail,
         anatomy=to_struct(describe(anatomy)) if with_anatomy and anatomy else None,
     )
 

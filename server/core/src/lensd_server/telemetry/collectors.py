@@ -6,7 +6,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from lensd_server.access.certificates import Certificates
-from lensd_server.engine.events import ModelState, ModelStatus
+from lensd_server.engine.events import DeviceMemory, ModelState, ModelStatus
 from lensd_server.plugins import AnalyzerRegistry
 from lensd_server.telemetry import definitions
 
@@ -26,12 +26,35 @@ class ModelCollector(Collector):
         state = definitions.MODEL_STATE.family()
         resident = definitions.MODEL_RESIDENT.family()
         leases = definitions.MODEL_LEASES.family()
+        waiting = definitions.MODEL_WAITING.family()
         for status in self._statuses():
             for candidate in ModelState:
                 state.add_metric((status.name, candidate.value), float(candidate is status.state))
             resident.add_metric((status.name,), status.resident_bytes)
             leases.add_metric((status.name,), status.leases)
-        return (state, resident, leases)
+            waiting.add_metric((status.name,), status.waiting)
+        return (state, resident, leases, waiting)
+
+
+class MemoryCollector(Collector):
+    """Budget and use of the devices."""
+
+    def __init__(self, memory: Callable[[], Sequence[DeviceMemory]]) -> None:
+        self._memory = memory
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what there is is known at a scrape."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """One sample a device and kind; a device without a bound has no budget."""
+        family = definitions.DEVICE_MEMORY.family()
+        for device in self._memory():
+            if device.budget is not None:
+                family.add_metric((device.device, "budget"), device.budget)
+            family.add_metric((device.device, "reserved"), device.reserved)
+            family.add_metric((device.device, "used"), device.used)
+        return (family,)
 
 
 class HookCollector(Collector):

@@ -169,13 +169,28 @@ PREFIX_TOKENS = CounterDefinition(
 
 # Models
 
-MODEL_LOADS = CounterDefinition("lensd_model_loads_total", "Finished loads.", ("model", "outcome"))
+MODEL_LOADS = CounterDefinition(
+    "lensd_model_loads_total", "Loads that ended: ok, failed or cancelled.", ("model", "outcome")
+)
 MODEL_LOAD = HistogramDefinition("lensd_model_load_seconds", "Duration of a load.", _MODEL)
+MODEL_EVICTIONS = CounterDefinition(
+    "lensd_model_evictions_total",
+    "Evictions to make room: idle, or in its turn while others waited for it.",
+    ("model", "reason"),
+)
 MODEL_STATE = GaugeDefinition("lensd_model_state", "1 for the state the model is in.", ("model", "state"))
 MODEL_RESIDENT = GaugeDefinition("lensd_model_resident_bytes", "Bytes the model's weights occupy.", _MODEL)
 MODEL_LEASES = GaugeDefinition("lensd_model_leases", "Analyses that hold the model.", _MODEL)
 MODEL_HOOKS = GaugeDefinition(
     "lensd_model_hooks", "Hooks on the model's modules; any that outlive a batch have leaked.", _MODEL
+)
+MODEL_WAITING = GaugeDefinition(
+    "lensd_model_waiting", "Analyses that wait for the model to be loaded.", _MODEL
+)
+DEVICE_MEMORY = GaugeDefinition(
+    "lensd_device_memory_bytes",
+    "What models may have (budget), what is set aside for them (reserved), what the process has (used).",
+    ("device", "kind"),
 )
 
 # Plugins

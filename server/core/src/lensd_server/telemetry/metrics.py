@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from lensd_api.errors import Exhausted, LensdError, Unavailable
 from lensd_api.hookspecs import AnalysisRecord
 from lensd_server import __version__
-from lensd_server.engine.observers import LOAD_OUTCOMES, OUTCOMES, BatchRecord
+from lensd_server.engine.observers import EVICTION_REASONS, LOAD_OUTCOMES, OUTCOMES, BatchRecord
 from lensd_server.telemetry import definitions
 from lensd_server.telemetry.exemplars import exemplar
 
@@ -64,6 +64,7 @@ class Metrics:
         self.prefix_tokens = definitions.PREFIX_TOKENS.instrument(keep)
         self.model_loads = definitions.MODEL_LOADS.instrument(keep)
         self.model_load_seconds = definitions.MODEL_LOAD.instrument(keep)
+        self.model_evictions = definitions.MODEL_EVICTIONS.instrument(keep)
         self.event_loop_lag = definitions.EVENT_LOOP_LAG.instrument(keep)
         self.event_loop_tasks = definitions.EVENT_LOOP_TASKS.instrument(keep)
         self.draining = definitions.DRAINING.instrument(keep)
@@ -85,6 +86,8 @@ class Metrics:
         for model in models:
             for outcome in LOAD_OUTCOMES:
                 self.model_loads.labels(model, outcome)
+            for reason in EVICTION_REASONS:
+                self.model_evictions.labels(model, reason)
             for metric in (self.queue_rows, self.queue_tokens, self.rows_shared):
                 metric.labels(model)
             for metric in (self.model_load_seconds, self.cancel_latency):
@@ -179,7 +182,12 @@ class Metrics:
     def load_finished(self, model: str, outcome: str, seconds: float) -> None:
         """A load ended."""
         self.model_loads.labels(model, outcome).inc()
-        self.model_load_seconds.labels(model).observe(seconds)
+        if outcome != "cancelled":
+            self.model_load_seconds.labels(model).observe(seconds)
+
+    def evicted(self, model: str, reason: str) -> None:
+        """A model made room for another."""
+        self.model_evictions.labels(model, reason).inc()
 
 
 def _reasons(kind: type[LensdError]) -> Iterator[str]:

@@ -208,7 +208,9 @@ class Rig:
 class CachedLoader:
     """Hands out the tiny models that are there already."""
 
-    def load(self, name: str, settings: ModelSettings, report: Callable[[str, float], None]) -> LoadedModel:
+    def load(
+        self, name: str, settings: ModelSettings, report: Callable[[str, float], None], claim: Any
+    ) -> LoadedModel:
         report("read", 0.4)
         return load_tiny(settings.source.removeprefix("tiny:"))
 

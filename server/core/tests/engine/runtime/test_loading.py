@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from lensd_api import Capture, LoadFailed, Row, Site
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.device import choose_device
 from lensd_server.engine.handle import BlockingHandle
 from lensd_server.engine.models import digests as digests_module
 from lensd_server.engine.models import loading
-from lensd_server.engine.models.loading import Loader
+from lensd_server.engine.models.loading import ClaimMemory, Loader
 from lensd_server.settings import EMBEDDED_SOURCE, ModelSettings
 from lensd_server.tiny_models import TINY, tiny_tokenizer
 
@@ -30,12 +31,24 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+def anywhere(wanted: str = "auto") -> ClaimMemory:
+    """Grants the first possible device whatever is needed of it."""
+
+    def claim(need: Any) -> Any:
+        device = choose_device(wanted)
+        assert need(device) > 0
+        return device
+
+    return claim
+
+
 def load(folder: Path, cache: Path, stages: list[tuple[str, float]] | None = None, **settings: Any) -> Any:
     noted = stages if stages is not None else []
     return Loader(cache).load(
         "m",
         ModelSettings(source=f"dir:{folder}", **settings),
         lambda stage, fraction: noted.append((stage, fraction)),
+        anywhere(settings.get("device", "auto")),
     )
 
 
@@ -107,11 +120,11 @@ def test_a_device_that_does_not_exist_is_said_so(folder: Path, tmp_path: Path) -
 def test_the_embedded_model_is_converted_once_and_knows_paris(tmp_path: Path) -> None:
     stages: list[str] = []
     settings = ModelSettings(source=EMBEDDED_SOURCE)
-    Loader(tmp_path).load("smollm2", settings, lambda stage, _: stages.append(stage))
+    Loader(tmp_path).load("smollm2", settings, lambda stage, _: stages.append(stage), anywhere())
     assert "convert" in stages
     (converted,) = (path for path in (tmp_path / "converted").iterdir() if path.is_dir())
     written = (converted / "model.safetensors").stat().st_mtime_ns
-    loaded = Loader(tmp_path).load("smollm2", settings, lambda stage, _: None)
+    loaded = Loader(tmp_path).load("smollm2", settings, lambda stage, _: None, anywhere())
     assert (converted / "model.safetensors").stat().st_mtime_ns == written
 
     batcher = Batcher("smollm2", loaded.model, loaded.device, BatchLimits(512, loaded.price))

@@ -11,7 +11,8 @@ import pytest
 from lensd_api import Draining, LensdError, LoadFailed, UnknownModel
 from lensd_server.engine.events import LoadStep, ModelState
 from lensd_server.engine.models.loading import LoadedModel
-from lensd_server.engine.models.residency import MAX_BACKOFF_S, Residency
+from lensd_server.engine.models.loads import MAX_BACKOFF_S
+from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
 from lensd_server.settings import ModelSettings
 
@@ -27,7 +28,9 @@ class HeldLoader:
         self.entered = threading.Event()
         self.fault: BaseException | None = None
 
-    def load(self, name: str, settings: ModelSettings, report: Callable[[str, float], None]) -> LoadedModel:
+    def load(
+        self, name: str, settings: ModelSettings, report: Callable[[str, float], None], claim: Any
+    ) -> LoadedModel:
         self.loads += 1
         self.entered.set()
         report("read", 0.5)
@@ -174,7 +177,7 @@ async def test_an_operator_may_try_again_at_once(residency: Residency, loader: H
     assert (await load(residency))[-1].status.state is ModelState.RESIDENT
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("a path"), SystemExit(1), MemoryError()])
+@pytest.mark.parametrize("fault", [RuntimeError("a path"), SystemExit(1)])
 async def test_a_foreign_fault_fails_the_load_without_its_text(
     residency: Residency, loader: HeldLoader, fault: BaseException
 ) -> None:
@@ -183,6 +186,13 @@ async def test_a_foreign_fault_fails_the_load_without_its_text(
         await load(residency)
     assert "a path" not in failed.value.message
     assert failed.value.metadata["error_id"] in residency.status("alpha").problem
+
+
+async def test_a_load_that_runs_out_of_memory_says_so(residency: Residency, loader: HeldLoader) -> None:
+    loader.fault = MemoryError()
+    with pytest.raises(LoadFailed, match="ran out of memory") as failed:
+        await load(residency)
+    assert failed.value.reason == "DEVICE_OOM"
 
 
 async def test_unloading_waits_for_leases_and_refuses_new_ones(residency: Residency) -> None:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -15,17 +16,22 @@ from transformers.utils import logging as transformers_logging
 from lensd_api import LoadFailed
 from lensd_server.engine.anatomy.inspect import InspectedModel, inspect_model
 from lensd_server.engine.batching.price import Price, Prices
-from lensd_server.engine.batching.turn import Turn
-from lensd_server.engine.device import Device, choose_device, choose_dtype, dtype_name, set_cpu_threads
+from lensd_server.engine.device import Device, choose_dtype, dtype_name, set_cpu_threads
 from lensd_server.engine.handle import Card
 from lensd_server.engine.models.conversion import ConversionCache
 from lensd_server.engine.models.digests import Digests
+from lensd_server.engine.models.sizing import WORKING_SHARE, folder_bytes, gguf_bytes
 from lensd_server.engine.models.sources import ALLOWED, Sources
 from lensd_server.engine.models.tokens import Tokens
+from lensd_server.engine.models.working import WorkingMemory
 from lensd_server.settings import ModelSettings
 
 #: Called with a stage and the share of the whole load that is done when it begins.
 Report = Callable[[str, float], None]
+
+#: Called once with the bytes that the model will need on each of its possible devices; answers the one
+#: it is to be on, as soon as they are free there.
+ClaimMemory = Callable[[Callable[[Device], int]], Device]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class LoadedModel:
     resident_bytes: int
     parameters: int
     price: Price
+    #: What forwards need beside the weights, as far as it was measured.
+    working_bytes: int = 0
 
 
 class Loader:
@@ -48,7 +56,6 @@ class Loader:
         cache: Path,
         *,
         sources: Sources | None = None,
-        cpu_turn: Turn | None = None,
         conversions: ConversionCache | None = None,
     ) -> None:
         self._cache = cache
@@ -56,16 +63,16 @@ class Loader:
         self._digests = Digests(cache / "digests")
         self._conversions = conversions or ConversionCache(cache / "converted", self._digests)
         self._prices = Prices(cache / "prices")
-        self._cpu_turn = cpu_turn or Turn()
+        self._working = WorkingMemory(cache / "working")
 
-    def load(self, name: str, settings: ModelSettings, report: Report) -> LoadedModel:
+    def load(self, name: str, settings: ModelSettings, report: Report, claim: ClaimMemory) -> LoadedModel:
         """Makes ``settings.source`` a resident model.
 
         Raises LoadFailed, whose message says what to do; foreign exceptions pass through.
         """
         report("fetch", 0.0)
-        device = choose_device(settings.device, self._cpu_turn)
         path = self._sources.fetch(settings.source, self._cache)
+        device = claim(lambda device: self._predict(path, choose_dtype(settings.dtype, device)))
         if path.is_file():
             report("convert", 0.1)
             path = self._conversions.converted(path)
@@ -80,7 +87,17 @@ class Loader:
                     f"the checkpoint in {path} was changed while it was read; load it again",
                     reason="CHECKPOINT_CHANGED",
                 )
-            return prepare(name, revision, module, tokenizer.result, device, report, self._prices)
+            loaded = prepare(name, revision, module, tokenizer.result, device, report, self._prices)
+        tokens = settings.max_batch_tokens or loaded.price.saturation(*device.batch_tokens)
+        with device.entered(), device.turn:
+            working_bytes = self._working.bytes_for(loaded.model, device, revision, tokens)
+        return replace(loaded, working_bytes=working_bytes)
+
+    def _predict(self, path: Path, dtype: torch.dtype | str) -> int:
+        """Bytes of weights and a margin, from the headers of the files."""
+        folder = self._conversions.find(path) if path.is_file() else path
+        weights = gguf_bytes(path, dtype) if folder is None else folder_bytes(folder, dtype)
+        return round(weights * (1 + WORKING_SHARE))
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

@@ -1,67 +1,28 @@
 """Which models are in memory, who holds them, and how they come and go.
 
-``COLD -> LOADING -> RESIDENT -> DRAINING -> COLD``, and ``FAILED`` with a back-off. Invariant: a model
-with a lease is never freed. Safe to use from any thread and any event loop.
+``COLD -> LOADING -> RESIDENT -> DRAINING -> COLD``, and ``FAILED`` with a back-off. Invariants: a model
+with a lease is never freed, and what is in memory stays within each device's budget. Safe to use from
+any thread and any event loop.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Protocol
+from contextlib import asynccontextmanager
 
-from lensd_api import Draining, LensdError, LoadFailed, UnknownModel
-from lensd_server.engine.batching.batcher import Batcher, BatchLimits
-from lensd_server.engine.events import LoadStep, ModelState, ModelStatus
-from lensd_server.engine.faults import internal_failure
-from lensd_server.engine.models.loading import LoadedModel, Report
+from lensd_api import Draining, Exhausted, LoadFailed
+from lensd_server.engine.device import Devices
+from lensd_server.engine.events import DeviceMemory, LoadStep, ModelState, ModelStatus, Warned
+from lensd_server.engine.models.loads import Loads, LoadsModels, OffersDevices, again
+from lensd_server.engine.models.slot import ResidentModel, Shelf, Slot, Waiter
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.wakeup import Wakeup
 from lensd_server.settings import LimitSettings, ModelSettings
 
-#: After n failures in a row a model is not tried again by itself for 2^n seconds, at most this long.
-MAX_BACKOFF_S = 300.0
+#: What a load takes at least, for deciding whether a deadline can still be met.
+LEAST_LOAD_S = 0.1
 
-#: How long :meth:`Residency.close` waits for a load that is under way.
-LOAD_END_S = 5.0
-
-
-class LoadsModels(Protocol):
-    """What residency asks of a loader."""
-
-    def load(self, name: str, settings: ModelSettings, report: Report) -> LoadedModel:
-        """Blocks until the model is ready to serve."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ResidentModel:
-    """A model in memory with its device thread."""
-
-    loaded: LoadedModel
-    batcher: Batcher
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """Everything about one configured model; guarded by the residency's lock."""
-
-    name: str
-    settings: ModelSettings
-    state: ModelState = ModelState.COLD
-    resident: ResidentModel | None = None
-    leases: int = 0
-    problem: str = ""
-    error: LensdError | None = None
-    failures: int = 0
-    retry_at: float = 0.0
-    loading: threading.Thread | None = None
-    stage: str = ""
-    fraction: float = 0.0
-    #: Appended to and removed from on their own loops, copied before use.
-    watchers: list[Wakeup] = field(default_factory=list[Wakeup])
+Tell = Callable[[LoadStep | Warned], None]
 
 
 class Residency:
@@ -73,53 +34,76 @@ class Residency:
         loader: LoadsModels,
         limits: LimitSettings | None = None,
         *,
+        devices: OffersDevices | None = None,
         observers: Observers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._loader = loader
-        self._limits = limits or LimitSettings()
-        self._observers = observers or Observers()
         self._clock = clock
-        self._lock = threading.Lock()
-        self._slots = {name: _Slot(name, settings) for name, settings in sorted(models.items())}
+        self._shelf = Shelf(models)
+        self._devices = devices or Devices()
+        self._loads = Loads(
+            self._shelf, loader, self._devices, limits or LimitSettings(), observers or Observers(), clock
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the configured models, sorted."""
-        return tuple(self._slots)
+        return tuple(self._shelf.slots)
 
     def statuses(self) -> list[ModelStatus]:
         """Every configured model, sorted by name."""
-        return [self.status(name) for name in self._slots]
+        return [self.status(name) for name in self._shelf.slots]
 
     def status(self, name: str) -> ModelStatus:
         """One configured model. Raises UnknownModel."""
-        slot = self._slot(name)
-        with self._lock:
-            return _describe(slot)
+        slot = self._shelf.slot(name)
+        with self._shelf.changed:
+            return slot.describe()
+
+    def memory(self) -> list[DeviceMemory]:
+        """Budget and reservations of every device that a configured model may be on."""
+        allowed = {device for slot in self._shelf.slots.values() for device in self._possible(slot)}
+        with self._shelf.changed:
+            room = self._loads.room
+            return [
+                DeviceMemory(
+                    device, room.budget(device), room.reserved(device), self._devices.used_bytes(device)
+                )
+                for device in sorted(allowed)
+            ]
 
     def resident(self, name: str) -> ResidentModel | None:
         """The model if it is in memory. Not a lease: for looking, not for running. Raises UnknownModel."""
-        return self._slot(name).resident
+        return self._shelf.slot(name).resident
 
     async def load(self, name: str) -> AsyncGenerator[LoadStep, None]:
         """Makes ``name`` resident and tells how far that has come; ends when it is.
 
-        Joins a load that is under way. Leaving early does not stop the load. Raises UnknownModel,
-        Draining while it is being unloaded, LoadFailed.
+        Joins a load that is under way. Leaving early does not stop the load: :meth:`unload` does. Raises
+        UnknownModel, Draining while it is being unloaded, and what the load failed with.
         """
-        slot = self._slot(name)
-        wakeup = self._watch(slot)
+        slot = self._shelf.slot(name)
+        wakeup = Wakeup()
+        slot.watchers.append(wakeup)
         try:
-            self._start_load(slot)
+            with self._shelf.changed:
+                slot.check_not_unloading()
+                before = slot.loads
+                if not slot.serves:
+                    slot.ordered = True
+                    self._loads.ask(slot)
+            self._shelf.notify(slot)
             while True:
-                with self._lock:
-                    step = LoadStep(_describe(slot), slot.stage, slot.fraction)
-                    error = slot.error
+                with self._shelf.changed:
+                    step, error = slot.step(), slot.error
+                    over = slot.serves or slot.loads > before
+                    lost = slot.unloading > 0 or slot.state is ModelState.COLD
                 if error is not None:
-                    raise _again(error)
+                    raise again(error)
+                if lost and not over:
+                    raise Draining(f"model {name} was unloaded while it loaded", retry_after_s=1.0)
                 yield step
-                if step.status.state is not ModelState.LOADING:
+                if over:
                     return
                 await wakeup.wait()
         finally:
@@ -128,232 +112,173 @@ class Residency:
     async def unload(self, name: str) -> ModelStatus:
         """Waits until nobody holds ``name``, frees it, and answers how it is then.
 
-        New leases are refused meanwhile; a load under way is waited for. Raises UnknownModel.
+        New leases are refused meanwhile; a load under way is given up. Raises UnknownModel.
         """
-        slot = self._slot(name)
-        wakeup = self._watch(slot)
-        # A list, so that whoever frees the model can take the last reference to it.
-        mine: list[ResidentModel] = []
+        slot = self._shelf.slot(name)
+        wakeup = Wakeup()
+        slot.watchers.append(wakeup)
+        with self._shelf.changed:
+            slot.unloading += 1
         try:
-            while not mine:
-                with self._lock:
+            while True:
+                with self._shelf.changed:
                     if slot.state in (ModelState.COLD, ModelState.FAILED):
-                        slot.state, slot.problem, slot.error, slot.failures = ModelState.COLD, "", None, 0
                         break
-                    if slot.state is ModelState.RESIDENT:
-                        slot.state = ModelState.DRAINING
-                    if slot.state is ModelState.DRAINING and slot.leases == 0 and slot.resident is not None:
-                        mine.append(slot.resident)
-                        slot.resident = None
-                self._notify(slot)
-                if not mine:
-                    await wakeup.wait()
-            if mine:
-                await asyncio.to_thread(self._free, slot, mine)
-        except BaseException:
-            self._resume(slot)
-            raise
+                    self._drain(slot)
+                self._shelf.notify(slot)
+                await wakeup.wait()
         finally:
             slot.watchers.remove(wakeup)
+            self._end_unload(slot)
         return self.status(name)
 
     async def watch(self) -> AsyncGenerator[ModelStatus, None]:
         """The state of every model, then each change; of several quick ones perhaps only the last."""
         wakeup = Wakeup()
-        for slot in self._slots.values():
+        slots = self._shelf.slots.values()
+        for slot in slots:
             slot.watchers.append(wakeup)
         seen: dict[str, tuple[object, ...]] = {}
         try:
             while True:
                 for status in self.statuses():
-                    known = (status.state, status.problem, status.revision)
+                    known = (status.state, status.problem, status.revision, status.device, status.detail)
                     if seen.get(status.name) != known:
                         seen[status.name] = known
                         yield status
                 await wakeup.wait()
         finally:
-            for slot in self._slots.values():
+            for slot in slots:
                 slot.watchers.remove(wakeup)
 
     @asynccontextmanager
     async def lease(
-        self, name: str, on_step: Callable[[LoadStep], None] | None = None
+        self, name: str, tell: Tell | None = None, *, deadline: float | None = None
     ) -> AsyncIterator[ResidentModel]:
-        """Holds ``name`` in memory, loading it first where needed.
+        """Holds ``name`` in memory, loading it first where needed; a load nobody waits for is given up.
 
-        Raises UnknownModel, Draining, LoadFailed (at once while the back-off after a failure lasts).
+        ``tell`` hears how far the load is, and when models displace each other too fast. Raises
+        UnknownModel, Draining, what the load failed with (at once while the back-off after a failure
+        lasts), and Exhausted as soon as ``deadline``, on the residency's clock, leaves no time to wait
+        for memory and load.
         """
-        slot = self._slot(name)
-        model = self._take(slot)
-        while model is None:
-            with self._lock:
-                self._refuse_if_failed(slot)
-            async with aclosing(self.load(name)) as steps:
-                async for step in steps:
-                    if on_step is not None and step.status.state is ModelState.LOADING:
-                        on_step(step)
-            model = self._take(slot)
+        slot = self._shelf.slot(name)
+        waiter = self._enter(slot)
         try:
+            model = waiter.model or await self._wait(slot, waiter, tell or _ignore, deadline)
             yield model
         finally:
-            with self._lock:
-                slot.leases -= 1
-            self._notify(slot)
+            self._leave(slot, waiter)
 
     def leases(self, name: str) -> int:
         """How many analyses hold ``name`` now. Raises UnknownModel."""
-        return self._slot(name).leases
+        return self._shelf.slot(name).leases
 
     def close(self) -> None:
-        """Ends every device thread; for shutting down, when no analysis is left.
+        """Gives up loads and ends every device thread; for shutting down, when no analysis is left."""
+        self._loads.close()
 
-        A load under way is waited for a little: a thread inside torch must not outlive the interpreter.
-        """
-        for slot in self._slots.values():
-            if slot.loading is not None:
-                slot.loading.join(LOAD_END_S)
-            with self._lock:
-                mine = [] if slot.resident is None else [slot.resident]
-                slot.resident = None
-            if mine:
-                self._free(slot, mine)
-
-    def _slot(self, name: str) -> _Slot:
-        slot = self._slots.get(name)
-        if slot is None:
-            known = ", ".join(self._slots) or "none"
-            raise UnknownModel(f"no model {name!r} is configured; configured are: {known}")
-        return slot
-
-    def _take(self, slot: _Slot) -> ResidentModel | None:
-        with self._lock:
-            if slot.state is ModelState.DRAINING:
-                raise Draining(f"model {slot.name} is being unloaded; try again", retry_after_s=1.0)
-            if slot.state is not ModelState.RESIDENT:
-                return None
-            slot.leases += 1
-            return slot.resident
-
-    def _refuse_if_failed(self, slot: _Slot) -> None:
-        remaining = slot.retry_at - self._clock()
-        if slot.state is ModelState.FAILED and slot.error is not None and remaining > 0:
-            raise _again(slot.error, remaining)
-
-    def _start_load(self, slot: _Slot) -> None:
-        with self._lock:
-            if slot.state is ModelState.DRAINING:
-                raise Draining(f"model {slot.name} is being unloaded; try again", retry_after_s=1.0)
-            if slot.state in (ModelState.LOADING, ModelState.RESIDENT):
-                return
-            slot.state, slot.problem, slot.error = ModelState.LOADING, "", None
-            slot.stage, slot.fraction = "fetch", 0.0
-            slot.loading = threading.Thread(
-                target=self._load, args=(slot,), name=f"lensd-load-{slot.name}", daemon=True
-            )
-            slot.loading.start()
-        self._notify(slot)
-
-    def _load(self, slot: _Slot) -> None:
-        started = self._clock()
-
-        def report(stage: str, fraction: float) -> None:
-            with self._lock:
-                slot.stage, slot.fraction = stage, fraction
-            self._notify(slot)
-
+    def _possible(self, slot: Slot) -> tuple[str, ...]:
         try:
-            loaded = self._loader.load(slot.name, slot.settings, report)
-            limits = BatchLimits(
-                max_tokens=slot.settings.max_batch_tokens
-                or loaded.price.saturation(*loaded.device.batch_tokens),
-                price=loaded.price,
-                max_rows=self._limits.max_queued_rows,
-                caller_share=self._limits.caller_share,
-            )
-            batcher = Batcher(slot.name, loaded.model, loaded.device, limits, observers=self._observers)
-        except BaseException as error:  # transformers, a plugin's source, the disk: a load fails alone
-            self._failed(slot, error)
-            outcome = "failed"
-        else:
-            with self._lock:
-                slot.resident = ResidentModel(loaded, batcher)
-                slot.state, slot.failures = ModelState.RESIDENT, 0
-                slot.stage, slot.fraction = "ready", 1.0
-            outcome = "ok"
-        self._observers.load_finished(slot.name, outcome, self._clock() - started)
-        self._notify(slot)
+            return self._devices.candidates(slot.settings.device)
+        except LoadFailed:  # a device that this machine lacks: its load says so
+            return ()
 
-    def _failed(self, slot: _Slot, error: BaseException) -> None:
-        if not isinstance(error, LensdError):
-            hidden = internal_failure(error, f"loading model {slot.name}")
-            error = LoadFailed(hidden.message, metadata=hidden.metadata)
-        with self._lock:
-            slot.failures += 1
-            slot.retry_at = self._clock() + min(MAX_BACKOFF_S, 2.0**slot.failures)
-            slot.state, slot.problem, slot.error = ModelState.FAILED, error.message, error
+    def _enter(self, slot: Slot) -> Waiter:
+        waiter = Waiter(Wakeup())
+        with self._shelf.changed:
+            slot.check_not_unloading()
+            if slot.serves:
+                waiter.model = slot.take(self._clock())
+                return waiter
+            remaining = slot.retry_at - self._clock()
+            if slot.error is not None and remaining > 0:
+                raise again(slot.error, remaining)
+            slot.waiters.append(waiter)
+            self._loads.ask(slot)
+        self._shelf.notify(slot)
+        return waiter
 
-    def _free(self, slot: _Slot, mine: list[ResidentModel]) -> None:
-        mine[0].batcher.close()
-        device = mine.pop().loaded.device
-        device.release()
-        with self._lock:
-            slot.state = ModelState.COLD
-        self._notify(slot)
+    async def _wait(self, slot: Slot, waiter: Waiter, tell: Tell, deadline: float | None) -> ResidentModel:
+        told: LoadStep | None = None
+        slot.watchers.append(waiter.wakeup)
+        try:
+            while True:
+                with self._shelf.changed:
+                    if waiter.error is not None:
+                        raise again(waiter.error)
+                    if waiter.model is not None:
+                        break
+                    step, left = slot.step(), self._time_left(slot, deadline)
+                if told is None or (step.stage, step.fraction, step.detail) != (
+                    told.stage,
+                    told.fraction,
+                    told.detail,
+                ):
+                    told = step
+                    tell(step)
+                if left is not None and left <= 0:
+                    raise self._no_room(slot, step)
+                await waiter.wakeup.wait(left)
+        finally:
+            slot.watchers.remove(waiter.wakeup)
+        with self._shelf.changed:
+            now, pace = self._clock(), self._loads.pace
+            warning = pace.describe(now) if pace.too_fast(now) else ""
+        if warning:
+            tell(Warned("MODELS_DISPLACE_EACH_OTHER", warning))
+        return waiter.model
 
-    def _resume(self, slot: _Slot) -> None:
-        """An unload was given up before the model was free: it serves again."""
-        with self._lock:
-            if slot.state is ModelState.DRAINING and slot.resident is not None:
-                slot.state = ModelState.RESIDENT
-        self._notify(slot)
+    def _time_left(self, slot: Slot, deadline: float | None) -> float | None:
+        """Seconds until waiting for memory becomes hopeless; ``None`` when that will not be. Locked."""
+        if deadline is None or not slot.waits_for_room:
+            return None
+        return deadline - max(LEAST_LOAD_S, slot.load_s) - max(self._clock(), slot.room_at)
 
-    def _watch(self, slot: _Slot) -> Wakeup:
-        wakeup = Wakeup()
-        slot.watchers.append(wakeup)
-        return wakeup
-
-    @staticmethod
-    def _notify(slot: _Slot) -> None:
-        for wakeup in tuple(slot.watchers):
-            wakeup.set()
-
-
-def _again(error: LensdError, retry_after_s: float | None = None) -> LensdError:
-    """A fresh copy of why a load failed: several callers may raise it at the same time."""
-    return LoadFailed(
-        error.message,
-        reason=error.reason,
-        metadata=error.metadata,
-        retry_after_s=retry_after_s if retry_after_s is not None else error.retry_after_s,
-    )
-
-
-def _describe(slot: _Slot) -> ModelStatus:
-    resident = slot.resident
-    if resident is None:
-        return ModelStatus(
-            name=slot.name,
-            source=slot.settings.source,
-            state=slot.state,
-            leases=slot.leases,
-            pinned=slot.settings.pin,
-            problem=slot.problem,
+    def _no_room(self, slot: Slot, step: LoadStep) -> Exhausted:
+        retry_s = max(1.0, slot.room_at - self._clock(), slot.load_s)
+        return Exhausted(
+            f"model {slot.name} cannot be loaded in the time allowed: it waits for {step.detail}; try again in "
+            f"{retry_s:.0f} s, or allow more time",
+            reason="NO_ROOM",
+            metadata={"model": slot.name, "waits_for": step.detail},
+            retry_after_s=retry_s,
         )
-    loaded = resident.loaded
-    rows, tokens = resident.batcher.waiting()
-    return ModelStatus(
-        name=slot.name,
-        source=slot.settings.source,
-        state=slot.state,
-        revision=loaded.card.revision,
-        device=loaded.device.name,
-        dtype=loaded.card.dtype,
-        resident_bytes=loaded.resident_bytes,
-        parameters=loaded.parameters,
-        leases=slot.leases,
-        pinned=slot.settings.pin,
-        problem=slot.problem,
-        anatomy=loaded.card.anatomy,
-        queued_rows=rows,
-        queued_tokens=tokens,
-    )
+
+    def _leave(self, slot: Slot, waiter: Waiter) -> None:
+        with self._shelf.changed:
+            if waiter in slot.waiters:
+                slot.waiters.remove(waiter)
+            elif waiter.model is not None:
+                slot.give_back(self._clock())
+            moved = slot.leases == 0
+        if moved:
+            self._shelf.notify(slot)
+
+    def _drain(self, slot: Slot) -> None:
+        """Refuses whoever waits for ``slot``, and begins to free it as soon as nobody holds it. Locked."""
+        if slot.state is ModelState.LOADING:
+            slot.refuse(Draining(f"model {slot.name} was unloaded while it loaded", retry_after_s=1.0))
+        elif slot.resident is not None:
+            slot.state, slot.yields_to, slot.detail = ModelState.DRAINING, "", "is being unloaded"
+            slot.refuse(Draining(f"model {slot.name} is being unloaded; try again", retry_after_s=1.0))
+            if slot.leases == 0:
+                # A thread of its own: a caller that goes away must not leave it half freed.
+                mine = self._loads.take_out(slot)
+                threading.Thread(
+                    target=self._loads.free, args=(slot, mine), name=f"lensd-free-{slot.name}"
+                ).start()
+
+    def _end_unload(self, slot: Slot) -> None:
+        with self._shelf.changed:
+            slot.unloading -= 1
+            if slot.state is ModelState.FAILED:
+                slot.state, slot.problem, slot.error, slot.failures = ModelState.COLD, "", None, 0
+            # Given up before the model was free: it serves again.
+            if not slot.unloading and slot.state is ModelState.DRAINING and slot.resident is not None:
+                slot.state, slot.detail = ModelState.RESIDENT, ""
+        self._shelf.notify(slot)
+
+
+def _ignore(event: LoadStep | Warned) -> None:
+    """Nobody listens."""

@@ -1,0 +1,354 @@
+"""Loads and evictions: each load has a thread of its own, which also evicts what is in its way.
+
+Invariant: however a load ends, its claim is gone, its reservation is a model's or over, and everybody
+who waited has a lease or an error.
+"""
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from lensd_api import Draining, LensdError, LoadFailed
+from lensd_server.engine.batching.batcher import Batcher, BatchLimits
+from lensd_server.engine.device import Device, is_out_of_memory
+from lensd_server.engine.events import ModelState
+from lensd_server.engine.faults import internal_failure
+from lensd_server.engine.models.claims import Claim, Go, MakeRoom, Wait, check_budget, decide
+from lensd_server.engine.models.loading import ClaimMemory, LoadedModel, Report
+from lensd_server.engine.models.pace import EvictionPace
+from lensd_server.engine.models.room import Room
+from lensd_server.engine.models.slot import ResidentModel, Shelf, Slot
+from lensd_server.engine.observers import Observers
+from lensd_server.settings import LimitSettings, ModelSettings
+
+#: After n failures in a row a model is not tried again by itself for 2^n seconds, at most this long.
+MAX_BACKOFF_S = 300.0
+
+#: How long :meth:`Loads.close` waits for a load that is under way.
+LOAD_END_S = 5.0
+
+#: How often a load that waits looks whether memory is free or a model has stayed long enough: neither
+#: tells anybody.
+LOOK_S = 0.05
+
+_log = structlog.get_logger("lensd.models")
+
+
+class LoadsModels(Protocol):
+    """What residency asks of a loader."""
+
+    def load(self, name: str, settings: ModelSettings, report: Report, claim: ClaimMemory) -> LoadedModel:
+        """Blocks until the model is ready to serve. Calls ``claim`` before it fills memory."""
+        ...
+
+
+class OffersDevices(Protocol):
+    """The devices of this machine."""
+
+    def candidates(self, wanted: str) -> tuple[str, ...]:
+        """Names of the devices that a model configured for ``wanted`` may be on. Raises LoadFailed."""
+        ...
+
+    def open(self, name: str) -> Device:
+        """A device to put one model on."""
+        ...
+
+    def free_bytes(self, device: str) -> int | None:
+        """See :class:`lensd_server.engine.models.room.Memory`."""
+        ...
+
+    def used_bytes(self, device: str) -> int:
+        """Bytes that this process has on the device."""
+        ...
+
+
+class _Unwanted(Exception):
+    """Nobody waits for the load any more. Raised where it can be given up."""
+
+
+class Loads:
+    """Brings models into memory and takes them out."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        loader: LoadsModels,
+        devices: OffersDevices,
+        limits: LimitSettings,
+        observers: Observers,
+        clock: Callable[[], float],
+    ) -> None:
+        self._shelf, self._loader, self._devices = shelf, loader, devices
+        self._limits, self._observers, self._clock = limits, observers, clock
+        self.room = Room(devices, limits.memory_bytes)
+        self.pace = EvictionPace(limits.max_evictions_per_minute)
+        self._claims: list[Claim] = []
+        self._orders = itertools.count(1)
+        self._freed_at = float("-inf")
+        self._closed = False
+
+    def ask(self, slot: Slot) -> None:
+        """Somebody wants ``slot``: it gets a place in the line, and a thread where it has none. Locked."""
+        slot.order = slot.order or next(self._orders)
+        if slot.state in (ModelState.COLD, ModelState.FAILED) and not self._closed:
+            slot.state, slot.problem, slot.error = ModelState.LOADING, "", None
+            slot.stage, slot.fraction, slot.detail = "fetch", 0.0, ""
+            slot.loading = threading.Thread(
+                target=self._load, args=(slot,), name=f"lensd-load-{slot.name}", daemon=True
+            )
+            slot.loading.start()
+
+    def free(self, slot: Slot, mine: list[ResidentModel]) -> None:
+        """Frees a model that was taken off ``slot``. ``mine`` holds the last reference to it."""
+        mine[0].batcher.close()
+        device = mine.pop().loaded.device
+        device.release()
+        with self._shelf.changed:
+            self._freed_at = self._clock()
+            slot.state, slot.yields_to, slot.detail = ModelState.COLD, "", ""
+            if slot.wanted:
+                self.ask(slot)
+        self._shelf.notify(slot)
+
+    def take_out(self, slot: Slot) -> list[ResidentModel]:
+        """Takes the model off ``slot``, for :meth:`free`. Locked."""
+        assert slot.resident is not None
+        mine = [slot.resident]
+        slot.resident = None
+        if slot.reservation is not None:
+            slot.reservation.left_at = self._clock()
+            slot.reservation = None
+        return mine
+
+    def close(self) -> None:
+        """Ends loads and frees what is resident; for shutting down, when no analysis is left.
+
+        A load under way is waited for a little: a thread inside torch must not outlive the interpreter.
+        """
+        with self._shelf.changed:
+            self._closed = True
+            self._shelf.changed.notify_all()
+        for slot in self._shelf.slots.values():
+            if slot.loading is not None:
+                slot.loading.join(LOAD_END_S)
+            with self._shelf.changed:
+                mine = [] if slot.resident is None else self.take_out(slot)
+            if mine:
+                self.free(slot, mine)
+
+    # On the thread of a load
+
+    def _load(self, slot: Slot) -> None:
+        started, waited = self._clock(), 0.0
+
+        def report(stage: str, fraction: float) -> None:
+            with self._shelf.changed:
+                self._check_wanted(slot)
+                slot.stage, slot.fraction, slot.detail = stage, fraction, ""
+            self._shelf.notify(slot)
+
+        def claim(need: Callable[[Device], int]) -> Device:
+            nonlocal waited
+            since = self._clock()
+            opened = {
+                name: self._devices.open(name) for name in self._devices.candidates(slot.settings.device)
+            }
+            place = self._claim(slot, {name: need(device) for name, device in opened.items()})
+            waited = self._clock() - since
+            return opened[place]
+
+        error: LensdError | None = None
+        model: ResidentModel | None = None
+        outcome = "ok"
+        try:
+            loaded = self._loader.load(slot.name, slot.settings, report, claim)
+            model = ResidentModel(loaded, self._batcher(slot, loaded))
+        except _Unwanted:
+            outcome = "cancelled"
+        except BaseException as fault:  # transformers, a plugin's source, the disk: a load fails alone
+            outcome, error = "failed", _explain(slot, fault)
+        # The fault is forgotten by now, and with it the frames that held what was half loaded.
+        took = self._clock() - started - waited
+        if model is not None:
+            self._serve(slot, model, took)
+        else:
+            self._give_up(slot, error)
+        self._observers.load_finished(slot.name, outcome, took)
+        self._shelf.notify(slot)
+
+    def _check_wanted(self, slot: Slot) -> None:
+        if self._closed or slot.unloading or not slot.wanted:
+            raise _Unwanted
+
+    def _claim(self, slot: Slot, needs: Mapping[str, int]) -> str:
+        """Waits until the bytes are free on one of the devices, evicting for it, and sets them aside."""
+        claim = Claim(slot, needs)
+        with self._shelf.changed:
+            check_budget(claim, self.room)
+            self._claims.append(claim)
+        try:
+            while True:
+                victim, mine = None, list[ResidentModel]()
+                with self._shelf.changed:
+                    self._check_wanted(slot)
+                    slots = list(self._shelf.slots.values())
+                    decision = decide(claim, self._claims, slots, self.room, self._clock(), self._freed_at)
+                    self._let_stay(slot, decision.victims if isinstance(decision, MakeRoom) else ())
+                    if isinstance(decision, Go):
+                        slot.reservation = self.room.reserve(decision.device, needs[decision.device])
+                        return decision.device
+                    if isinstance(decision, MakeRoom):
+                        victim = self._make_room(slot, decision)
+                    if victim is not None:
+                        mine = self.take_out(victim)
+                    elif not self._note_wait(slot, decision):
+                        self._shelf.changed.wait(LOOK_S)
+                if victim is None:
+                    self._shelf.notify(slot)
+                else:
+                    self._evict(victim, mine, slot)
+        finally:
+            with self._shelf.changed:
+                self._claims.remove(claim)
+                slot.room_at = 0.0
+                self._let_stay(slot, ())
+                self._shelf.changed.notify_all()
+
+    def _make_room(self, slot: Slot, decision: MakeRoom) -> Slot | None:
+        """Stops giving leases to the victims; answers one that can go at once. Locked."""
+        for victim in decision.victims:
+            if victim.state is ModelState.RESIDENT:
+                victim.state, victim.yields_to = ModelState.DRAINING, slot.name
+                self._shelf.notify(victim)
+        return next((victim for victim in decision.victims if victim.leases == 0), None)
+
+    def _let_stay(self, slot: Slot, victims: tuple[Slot, ...]) -> None:
+        """Whatever was to go for ``slot`` and need not after all serves again. Locked."""
+        for other in self._shelf.slots.values():
+            if other.yields_to == slot.name and other.resident is not None and other not in victims:
+                other.state, other.yields_to = ModelState.RESIDENT, ""
+                other.grant(self._clock())
+                self._shelf.notify(other)
+
+    def _note_wait(self, slot: Slot, decision: MakeRoom | Wait) -> bool:
+        """Says what is waited for; whether that is news. Locked."""
+        slot.room_at = decision.until if isinstance(decision, Wait) else 0.0
+        # The time that is left changes all the while, and is told as it was at first.
+        seen = (slot.stage, slot.detail.partition(", which")[0])
+        slot.stage = "wait_memory"
+        if seen == (slot.stage, decision.detail.partition(", which")[0]):
+            return False
+        slot.detail = decision.detail
+        return True
+
+    def _evict(self, victim: Slot, mine: list[ResidentModel], slot: Slot) -> None:
+        now = self._clock()
+        # Nobody may have used it, or it was in use until it had to give way.
+        reason = "turn" if victim.waiters else "idle"
+        _log.info("evicting model", model=victim.name, reason=reason, to_load=slot.name)
+        self.free(victim, mine)
+        self._observers.evicted(victim.name, reason)
+        with self._shelf.changed:
+            self.pace.note(now)
+            warning = self.pace.describe(now) if self.pace.is_worth_a_warning(now) else ""
+        if warning:
+            _log.warning(
+                "models displace each other", evictions_per_minute=self.pace.recent(now), hint=warning
+            )
+
+    def _batcher(self, slot: Slot, loaded: LoadedModel) -> Batcher:
+        limits = BatchLimits(
+            max_tokens=slot.settings.max_batch_tokens or loaded.price.saturation(*loaded.device.batch_tokens),
+            price=loaded.price,
+            max_rows=self._limits.max_queued_rows,
+            caller_share=self._limits.caller_share,
+        )
+        return Batcher(slot.name, loaded.model, loaded.device, limits, observers=self._observers)
+
+    def _serve(self, slot: Slot, model: ResidentModel, took: float) -> None:
+        loaded = model.loaded
+        minimum = self._limits.min_residency_s
+        with self._shelf.changed:
+            now = self._clock()
+            self._settle(slot, loaded)
+            slot.resident, slot.state, slot.failures = model, ModelState.RESIDENT, 0
+            slot.stage, slot.fraction, slot.detail = "ready", 1.0, ""
+            slot.loads += 1
+            slot.load_s, slot.last_used = took, now
+            slot.stays_until = now + (took if minimum is None else minimum)
+            slot.grant(now)
+
+    def _settle(self, slot: Slot, loaded: LoadedModel) -> None:
+        """Corrects the prediction by what the model really takes, until its weights are gone. Locked."""
+        size = loaded.resident_bytes + loaded.working_bytes
+        reservation = slot.reservation or self.room.reserve(loaded.device.name, size)
+        predicted, reservation.size, reservation.loaded = reservation.size, size, True
+        slot.reservation = reservation
+        weakref.finalize(loaded.model.module, reservation.end).atexit = False
+        left = self.room.left(reservation.device)
+        if left is not None and left < 0:
+            _log.warning(
+                "models take more memory than was predicted",
+                model=slot.name,
+                device=reservation.device,
+                predicted_bytes=predicted,
+                bytes=size,
+                over_budget_bytes=-left,
+            )
+
+    def _give_up(self, slot: Slot, error: LensdError | None) -> None:
+        """The load failed, or was not wanted any more when ``error`` is ``None``."""
+        with self._shelf.changed:
+            reservation, slot.reservation = slot.reservation, None
+        if reservation is not None:
+            self._devices.open(reservation.device).release()
+            reservation.end()
+        with self._shelf.changed:
+            slot.stage, slot.detail = "", ""
+            if error is None:
+                slot.state = ModelState.COLD
+                if self._closed or slot.unloading:
+                    slot.refuse(
+                        Draining(f"model {slot.name} was unloaded while it loaded", retry_after_s=1.0)
+                    )
+                elif slot.wanted:  # somebody came after it was given up
+                    slot.order = 0
+                    self.ask(slot)
+                else:
+                    slot.order = 0
+                return
+            slot.failures += 1
+            slot.retry_at = self._clock() + min(MAX_BACKOFF_S, 2.0**slot.failures)
+            slot.state, slot.problem, slot.error = ModelState.FAILED, error.message, error
+            slot.refuse(error)
+
+
+def _explain(slot: Slot, fault: BaseException) -> LensdError:
+    """Why a load failed, without what the fault holds on to."""
+    if isinstance(fault, LensdError):
+        return again(fault)
+    if is_out_of_memory(fault):
+        device = "the device" if slot.reservation is None else slot.reservation.device
+        return LoadFailed(
+            f"{device} ran out of memory while model {slot.name} was loaded; something else uses it, or "
+            "limits.memory_bytes is more than there is",
+            reason="DEVICE_OOM",
+            retry_after_s=30.0,
+        )
+    hidden = internal_failure(fault, f"loading model {slot.name}")
+    return LoadFailed(hidden.message, metadata=hidden.metadata)
+
+
+def again(error: LensdError, retry_after_s: float | None = None) -> LensdError:
+    """A fresh copy of why a load failed: several callers may raise it at the same time."""
+    kind = type(error) if type(error).__init__ is LensdError.__init__ else LoadFailed
+    return kind(
+        error.message,
+        reason=error.reason,
+        metadata=error.metadata,
+        retry_after_s=retry_after_s if retry_after_s is not None else error.retry_after_s,
+    )

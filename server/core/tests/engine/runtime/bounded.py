@@ -1,0 +1,189 @@
+"""Models that weigh what a test says, on devices that hold what a test says."""
+
+import asyncio
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+from torch import nn
+
+from lensd_api import LoadFailed
+from lensd_server.engine.batching.price import Price
+from lensd_server.engine.batching.turn import FreeTurn
+from lensd_server.engine.models.loading import LoadedModel
+from lensd_server.engine.models.residency import Residency
+from lensd_server.engine.observers import Observers
+from lensd_server.settings import LimitSettings, ModelSettings
+
+
+class FakeDevice:
+    """A device in name only."""
+
+    batch_tokens, is_cpu, turn = (128, 2048), True, FreeTurn()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        yield
+
+    def release(self) -> None:
+        """The garbage of a test is not worth collecting each time: references are counted."""
+
+
+class FakeDevices:
+    """Devices by name; ``others``: bytes that something else than this server uses."""
+
+    def __init__(self, *names: str, others: Mapping[str, int] | None = None, size: int | None = None) -> None:
+        self.names, self.size = names, size
+        self.others = dict(others or {})
+        self.in_use: Counter[str] = Counter()
+
+    def candidates(self, wanted: str) -> tuple[str, ...]:
+        found = self.names if wanted == "auto" else tuple(n for n in self.names if n.startswith(wanted))
+        if not found:
+            raise LoadFailed(f"no {wanted}")
+        return found
+
+    def open(self, name: str) -> Any:
+        return FakeDevice(name)
+
+    def free_bytes(self, device: str) -> int | None:
+        if self.size is None:
+            return None
+        return self.size - self.in_use[device] - self.others.get(device, 0)
+
+    def used_bytes(self, device: str) -> int:
+        return self.in_use[device]
+
+
+class SizedLoader:
+    """Loads models of given sizes and notes the most that was in memory at once.
+
+    ``faults`` are raised once each; a model in ``held`` stays in its load until it is taken out.
+    """
+
+    def __init__(self, devices: FakeDevices, sizes: Mapping[str, int]) -> None:
+        self.devices, self.sizes = devices, dict(sizes)
+        self.faults: dict[str, BaseException] = {}
+        self.loads: Counter[str] = Counter()
+        self.peak: Counter[str] = Counter()
+        self.really: dict[str, int] = {}
+        self.gate = threading.Condition()
+        self.held: set[str] = set()
+        self.inside: set[str] = set()
+        #: Keeps the weights of every model alive, as a plugin that does not let go would.
+        self.hoard: list[nn.Module] | None = None
+
+    def load(
+        self, name: str, settings: ModelSettings, report: Callable[[str, float], None], claim: Any
+    ) -> LoadedModel:
+        size = self.really.get(name, self.sizes[name])
+        device = claim(lambda device: self.sizes[name])
+        self.loads[name] += 1
+        with self.gate:
+            self.inside.add(name)
+            self.gate.notify_all()
+            assert self.gate.wait_for(lambda: name not in self.held, 60)
+            self.inside.discard(name)
+        if (fault := self.faults.pop(name, None)) is not None:
+            raise fault
+        report("read", 0.5)
+        module = nn.Module()
+        self._allocate(device.name, size)
+        weakref.finalize(module, self._free, device.name, size).atexit = False
+        report("verify", 0.7)
+        if self.hoard is not None:
+            self.hoard.append(module)
+        card = SimpleNamespace(revision=f"{name}-{self.loads[name]}", dtype="float32", anatomy=None)
+        return LoadedModel(
+            card=cast("Any", card),
+            model=cast("Any", SimpleNamespace(module=module)),
+            device=device,
+            resident_bytes=size,
+            parameters=size // 4,
+            price=Price.linear(0.01, 0.001),
+        )
+
+    def wait_until_inside(self, name: str) -> None:
+        with self.gate:
+            assert self.gate.wait_for(lambda: name in self.inside, 60)
+
+    def let_go(self, name: str) -> None:
+        with self.gate:
+            self.held.discard(name)
+            self.gate.notify_all()
+
+    def _allocate(self, device: str, size: int) -> None:
+        with self.gate:
+            self.devices.in_use[device] += size
+            self.peak[device] = max(self.peak[device], self.devices.in_use[device])
+
+    def _free(self, device: str, size: int) -> None:
+        with self.gate:
+            self.devices.in_use[device] -= size
+
+
+class Noting:
+    """Counts evictions and how loads ended."""
+
+    def __init__(self) -> None:
+        self.evictions: Counter[tuple[str, str]] = Counter()
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+
+    def load_finished(self, model: str, outcome: str, seconds: float) -> None:
+        self.outcomes[model, outcome] += 1
+
+    def evicted(self, model: str, reason: str) -> None:
+        self.evictions[model, reason] += 1
+
+
+class Bounded:
+    """A residency over fake models in a bounded memory."""
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        *,
+        budget: int | dict[str, int] | None = 150,
+        devices: FakeDevices | None = None,
+        pinned: tuple[str, ...] = (),
+        on: Mapping[str, str] | None = None,
+        clock: Callable[[], float] | None = None,
+        **limits: Any,
+    ) -> None:
+        self.devices = devices or FakeDevices("cpu")
+        self.loader = SizedLoader(self.devices, sizes)
+        self.noting = Noting()
+        placed = on or {}
+        models = {
+            name: ModelSettings(source=f"dir:/{name}", pin=name in pinned, device=placed.get(name, "auto"))
+            for name in sizes
+        }
+        bounds = LimitSettings(**{"memory_bytes": budget, "min_residency_s": 0.0, **limits})
+        extra = {} if clock is None else {"clock": clock}
+        self.residency = Residency(
+            models,
+            self.loader,
+            bounds,
+            devices=self.devices,
+            observers=Observers(loads=[self.noting]),
+            **cast("Any", extra),
+        )
+
+    async def use(self, name: str, turns: int = 1) -> None:
+        """Holds ``name`` for some turns of the loop and checks that it stays there meanwhile."""
+        async with self.residency.lease(name) as model:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                assert self.residency.resident(name) is model, "a leased model was taken away"
+
+    def close(self) -> None:
+        for name in tuple(self.loader.held):
+            self.loader.let_go(name)
+        self.residency.close()
