@@ -352,17 +352,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         with (
-            scenario.watched_daemon(root) as daemon,
-            running_prometheus(root / "monitoring", daemon.metrics) as prometheus,
+            scenario.watched_daemon(root) as target,
+            running_prometheus(root / "monitoring", target.daemon.metrics) as prometheus,
         ):
             start = time.time()
-            scenario.serve_callers(daemon, options.seconds * 0.25, callers=3)
-            busy = threading.Thread(target=scenario.serve_callers, args=(daemon, options.seconds * 0.5, 8))
+            scenario.serve_callers(target, options.seconds * 0.25, callers=3)
+            busy = threading.Thread(target=scenario.serve_callers, args=(target, options.seconds * 0.5, 8))
             busy.start()
-            scenario.misbehave(daemon)
+            scenario.misbehave(target)
             busy.join()
-            scenario.break_things(daemon)
-            scenario.serve_dla(daemon, options.seconds * 0.25)
+            scenario.break_things(target)
+            scenario.serve_dla(target, options.seconds * 0.25)
             prometheus.until("the alerts", lambda: len(prometheus.firing()) >= 2)
             end = time.time()
             for dashboard in DASHBOARDS:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -14,6 +16,7 @@ from lensd_client import Client
 from lensd_client.errors import LensdError
 from lensd_proto.v1.analysis_pb2 import AnalyzeRequest
 from lensd_proto.v1.analysis_pb2_grpc import AnalysisServiceStub
+from tests.bench.certificate import write_certificate
 from tests.e2e.daemon import Daemon, install_stranger, running_daemon, save_tiny_models
 
 #: Small, so that it is soon reached.
@@ -26,31 +29,50 @@ _PROMPTS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running daemon that speaks TLS, and the certificate by which callers know it."""
+
+    daemon: Daemon
+    certificate: Path
+
+    def client(self) -> Client:
+        """A caller that is an operator, too."""
+        return Client(self.daemon.grpc, admin_target=self.daemon.admin, ca=self.certificate)
+
+    def channel(self) -> grpc.Channel:
+        """For what the client would not send."""
+        credentials = grpc.ssl_channel_credentials(self.certificate.read_bytes())
+        return grpc.secure_channel(self.daemon.grpc, credentials)
+
+
 @contextmanager
-def watched_daemon(root: Path) -> Iterator[Daemon]:
-    """Serves tiny models, one of them broken, with the first-party analyzers and a stranger's."""
+def watched_daemon(root: Path) -> Iterator[Target]:
+    """Serves tiny models over TLS, one of them broken, with the first-party analyzers and a stranger's."""
     plugin, models, state = root / "plugin", root / "models", root / "daemon"
     for folder in (plugin, models, state):
         folder.mkdir()
     install_stranger(plugin)
     save_tiny_models(models, *_MODELS)
-    settings = f"[limits]\nmax_analyses = {MAX_ANALYSES}\nmax_stall_s = 1.0\n"
+    settings = f"[limits]\nmax_analyses = {MAX_ANALYSES}\ncaller_share = 1.0\nmax_stall_s = 1.0\n"
     for name in (*_MODELS, "broken"):
         settings += f'[models.{name}]\nsource = "dir:{models / name}"\n'
         settings += "preload = true\n" if name == "llama" else ""
+    certificate, key = write_certificate(root, timedelta(days=90))
+    settings += f'[tls]\ncert = "{certificate}"\nkey = "{key}"\n'
     (state / "lensd.toml").write_text(settings)
     flags = ("--config", str(state / "lensd.toml"))
     with running_daemon(state, *flags, environment={"PYTHONPATH": str(plugin)}) as daemon:
-        yield daemon
+        yield Target(daemon, certificate)
 
 
-def serve_callers(daemon: Daemon, seconds: float, callers: int = 4) -> int:
+def serve_callers(target: Target, seconds: float, callers: int = 4) -> int:
     """Callers that want results and get them, for a while; how many analyses they ran."""
     until = time.monotonic() + seconds
 
     def call(number: int) -> int:
         done = 0
-        with Client(daemon.grpc) as lens:
+        with target.client() as lens:
             while time.monotonic() < until:
                 # Equal prompts at the same time share rows.
                 prompt = _PROMPTS[(done + number // 2) % len(_PROMPTS)]
@@ -66,10 +88,10 @@ def serve_callers(daemon: Daemon, seconds: float, callers: int = 4) -> int:
         return sum(pool.map(call, range(callers)))
 
 
-def serve_dla(daemon: Daemon, seconds: float) -> int:
+def serve_dla(target: Target, seconds: float) -> int:
     """One caller of what is left when the stranger's plugin is switched off."""
     until, done = time.monotonic() + seconds, 0
-    with Client(daemon.grpc) as lens:
+    with target.client() as lens:
         while time.monotonic() < until:
             lens.analyze("dla", model="llama", prompt=_PROMPTS[0]).finish()
             done += 1
@@ -82,9 +104,9 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 HOSTILE = "ev1l"
 
 
-def serve_traced(daemon: Daemon) -> None:
+def serve_traced(target: Target) -> None:
     """A caller whose own tracing says which trace the call is part of."""
-    with grpc.insecure_channel(daemon.grpc) as channel:
+    with target.channel() as channel:
         stub = AnalysisServiceStub(channel)
         request = AnalyzeRequest(analyzer="dla", model="llama")
         request.params["prompt"] = _PROMPTS[0]
@@ -92,9 +114,9 @@ def serve_traced(daemon: Daemon) -> None:
         assert list(stub.Analyze(request, metadata=[("traceparent", parent)]))[-1].HasField("completed")
 
 
-def invent_names(daemon: Daemon, start: int, count: int) -> None:
+def invent_names(target: Target, start: int, count: int) -> None:
     """A hostile caller: new names, methods, metadata and broken messages again and again."""
-    with grpc.insecure_channel(daemon.grpc) as channel:
+    with target.channel() as channel:
         for number in range(start, start + count):
             odd = f'{HOSTILE}-{number}"}}\n{{\\'
             plain = f"{HOSTILE}-{number}"
@@ -131,23 +153,23 @@ def _is_refused(channel: grpc.Channel, path: str, message: bytes, metadata: list
     raise AssertionError(f"{path} should have been refused")
 
 
-def misbehave(daemon: Daemon) -> None:
+def misbehave(target: Target) -> None:
     """Each way for an analysis to fail that leaves the daemon as it was."""
-    with Client(daemon.grpc, admin_target=daemon.admin) as lens:
+    with target.client() as lens:
         _fails(lens, "dla", model="llama", prompt=["not a text"])
         _fails(lens, "dla", model="no-such-model", prompt="x")
         _fails(lens, "wait", model="llama", timeout_s=0.2)
-        _cancel_on_the_device(daemon, lens)
+        _cancel_on_the_device(target, lens)
         _overfill(lens)
         lens.unload("gpt2")
         list(lens.load("gpt2"))
         lens.health()
 
 
-def break_things(daemon: Daemon) -> None:
+def break_things(target: Target) -> None:
     """What an operator should hear of: a plugin's exception, a model that cannot be loaded, and an analyzer
     that goes on after it was cancelled and is switched off for that."""
-    with Client(daemon.grpc, admin_target=daemon.admin) as lens:
+    with target.client() as lens:
         _fails(lens, "crash")
         _fails(lens, "dla", model="broken", prompt="x")
         run = lens.analyze("loop", seconds=4.0)
@@ -171,14 +193,14 @@ def _fails(
     raise AssertionError(f"{analyzer} should have failed")
 
 
-def _cancel_on_the_device(daemon: Daemon, lens: Client) -> None:
+def _cancel_on_the_device(target: Target, lens: Client) -> None:
     """Cancels until a cancel has met rows on the device: the models are too quick for it to be sure."""
     many = [f"{prompt} {number}" for number in range(60) for prompt in _PROMPTS]
     for _ in range(50):
         run = lens.analyze("dla", model="llama", prompts=many)
         next(event for event in run if getattr(event, "name", ""))
         run.cancel()
-        if "lensd_cancel_latency_seconds_count" in daemon.scrape():
+        if "lensd_cancel_latency_seconds_count" in target.daemon.scrape():
             return
     raise AssertionError("no cancel met a row on the device")
 

@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from lensd_server.telemetry.definitions import DEFINITIONS
 from lensd_server.telemetry.monitoring.alerts import ALERTS
-from tests.e2e.daemon import Daemon
 from tests.monitoring import expressions, scenario
 from tests.monitoring.prometheus import MISSING, PROGRAM, Prometheus, running_prometheus
+from tests.monitoring.scenario import Target
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,7 +31,7 @@ BROKEN = {"LensdModelLoadFailing", "LensdPluginQuarantined"}
 class Watched:
     """A daemon that did everything, with who watched it, since when, and what fired before it was broken."""
 
-    daemon: Daemon
+    target: Target
     prometheus: Prometheus
     since: float
     fired_when_healthy: set[str]
@@ -43,22 +43,22 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """One run for all tests here: starting and loading takes most of the time."""
     root = tmp_path_factory.mktemp("watched")
     with (
-        scenario.watched_daemon(root) as daemon,
-        running_prometheus(root / "monitoring", daemon.metrics) as prometheus,
+        scenario.watched_daemon(root) as target,
+        running_prometheus(root / "monitoring", target.daemon.metrics) as prometheus,
     ):
         since = time.time()
-        scenario.serve_callers(daemon, seconds=6)
-        scenario.serve_traced(daemon)
-        scenario.misbehave(daemon)
+        scenario.serve_callers(target, seconds=6)
+        scenario.serve_traced(target)
+        scenario.misbehave(target)
         prometheus.until(
             "a rule evaluated after the load",
             lambda: bool(prometheus.query("job:lensd_analyses_failed:ratio_rate5m")),
         )
         healthy = prometheus.firing()
-        scenario.break_things(daemon)
-        scenario.serve_dla(daemon, seconds=3)
+        scenario.break_things(target)
+        scenario.serve_dla(target, seconds=3)
         prometheus.until("the alerts on what was broken", lambda: prometheus.firing() >= BROKEN)
-        yield Watched(daemon, prometheus, since, healthy, daemon.scrape())
+        yield Watched(target, prometheus, since, healthy, target.daemon.scrape())
 
 
 @pytest.mark.parametrize(("where", "expr", "quiet"), list(expressions.of_dashboards()))
@@ -86,8 +86,12 @@ def test_a_healthy_daemon_fires_nothing_and_a_broken_one_just_what_is_broken(wat
     assert watched.prometheus.firing() == BROKEN
     alerts = watched.prometheus.ask("alerts")["alerts"]
     told = {alert["labels"]["alertname"]: alert["annotations"] for alert in alerts}
-    assert told["LensdPluginQuarantined"]["summary"] == f"{watched.daemon.metrics} switched off stranger"
-    assert told["LensdModelLoadFailing"]["summary"] == f"{watched.daemon.metrics} could not load broken"
+    assert (
+        told["LensdPluginQuarantined"]["summary"] == f"{watched.target.daemon.metrics} switched off stranger"
+    )
+    assert (
+        told["LensdModelLoadFailing"]["summary"] == f"{watched.target.daemon.metrics} could not load broken"
+    )
     assert told["LensdModelLoadFailing"]["runbook_url"] == "runbook.md#lensdmodelloadfailing"
 
 
@@ -130,10 +134,10 @@ def test_a_slow_point_leads_to_the_trace_it_belongs_to(watched: Watched) -> None
 
 
 def test_nothing_a_caller_invents_is_in_a_scrape_and_inventing_more_adds_no_series(watched: Watched) -> None:
-    scenario.invent_names(watched.daemon, start=0, count=2)
-    before = watched.daemon.scrape()
-    scenario.invent_names(watched.daemon, start=2, count=20)
-    after = watched.daemon.scrape()
+    scenario.invent_names(watched.target, start=0, count=2)
+    before = watched.target.daemon.scrape()
+    scenario.invent_names(watched.target, start=2, count=20)
+    after = watched.target.daemon.scrape()
     assert scenario.HOSTILE not in after
     assert _series(after) == _series(before)
 

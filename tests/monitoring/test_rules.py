@@ -45,6 +45,8 @@ HEALTHY = {
     'lensd_event_loop_lag_seconds_bucket{job="lensd",instance="a",le="1"}': "0+240x6000",
     'lensd_event_loop_lag_seconds_bucket{job="lensd",instance="a",le="+Inf"}': "0+240x6000",
     'lensd_draining{job="lensd",instance="a"}': "0x6000",
+    # promtool begins at second 0.
+    'lensd_tls_certificate_expiry_timestamp_seconds{job="lensd",instance="a",listener="public"}': "9000000x6000",
     'lensd_plugin_info{job="lensd",instance="a",plugin="p",distribution="lensd-p",version="1",status="active"}': "1x6000",
     'lensd_config_reloads_total{job="lensd",instance="a",outcome="ok"}': "0 1 2 3x6000",
     'lensd_config_reloads_total{job="lensd",instance="a",outcome="refused"}': "0x6000",
@@ -53,6 +55,7 @@ HEALTHY = {
 _ANALYSES = 'lensd_analyses_total{job="lensd",instance="a",analyzer="dla",model="m",outcome="%s"}'
 _STATE = 'lensd_model_state{job="lensd",instance="a",model="m",state="%s"}'
 _QUEUE = 'lensd_analysis_queue_seconds_bucket{job="lensd",instance="a",analyzer="dla",model="m",le="%s"}'
+_EXPIRY = 'lensd_tls_certificate_expiry_timestamp_seconds{job="lensd",instance="a",listener="public"}'
 _LAG = 'lensd_event_loop_lag_seconds_bucket{job="lensd",instance="a",le="%s"}'
 
 
@@ -175,6 +178,22 @@ CASES = [
         summary="a refused its new configuration",
         labels={**_ONE, "outcome": "refused"},
         silent_at=("9m", "30m"),
+    ),
+    Case(
+        "LensdCertificateExpiresSoon",
+        {_EXPIRY: "1036800x20 9000000x60"},
+        at="16m",
+        summary="the certificate of a (public) expires in 11d 23h 44m 0s",
+        labels={**_ONE, "listener": "public"},
+        silent_at=("10m", "30m"),
+    ),
+    Case(
+        "LensdCertificateExpires",
+        {_EXPIRY: "90000x20 9000000x60"},
+        at="16m",
+        summary="the certificate of a (public) expires in 1d 0h 44m 0s",
+        labels={**_ONE, "listener": "public"},
+        silent_at=("10m", "30m"),
     ),
     Case(
         "LensdPluginQuarantined",

@@ -132,7 +132,7 @@ SATURATION = Group(
         ),
         Alert(
             "LensdRejecting",
-            f'sum by (job) (rate({d.REJECTED.name}{{reason!~"DRAINING|DEVICE_OOM|TOO_LARGE"}}[5m]))\n'
+            f'sum by (job) (rate({d.REJECTED.name}{{reason!~"DRAINING|DEVICE_OOM|TOO_LARGE|QUOTA_EXCEEDED"}}[5m]))\n'
             f"/\nsum by (job) (rate({d.ANALYSES.name}[5m]))\n> 0.1",
             "page",
             "{{ $labels.job }} refuses {{ $value | humanizePercentage }} of analyses",
@@ -234,5 +234,44 @@ PROCESS = Group(
     ),
 )
 
-GROUPS = (RECORDINGS, AVAILABILITY, SATURATION, MODELS, PROCESS)
+_RENEW = (
+    "Renew the certificate where it was made, and put the new files in the place of `tls.cert` and `tls.key`: "
+    "the key first. They are read again by themselves.",
+    "This alert ends once the daemon has read them; if it does not, the log says why they were refused.",
+    "Callers that trust the old authority need the new one before that: `tls.client_ca` and their own.",
+)
+
+
+def _expires_within(days: int) -> str:
+    expiry = f"min by (job, instance, listener) ({d.CERTIFICATE_EXPIRY.name})"
+    return f"{expiry} - time() < {days} * 86400"
+
+
+CERTIFICATES = Group(
+    "lensd-certificates",
+    (
+        Alert(
+            "LensdCertificateExpiresSoon",
+            _expires_within(14),
+            "ticket",
+            "the certificate of {{ $labels.instance }} ({{ $labels.listener }}) expires in "
+            "{{ $value | humanizeDuration }}",
+            "Less than two weeks are left. When the certificate has expired no caller connects any more.",
+            _RENEW,
+            lasting="15m",
+        ),
+        Alert(
+            "LensdCertificateExpires",
+            _expires_within(2),
+            "page",
+            "the certificate of {{ $labels.instance }} ({{ $labels.listener }}) expires in "
+            "{{ $value | humanizeDuration }}",
+            "Less than two days are left, or it has expired already: then no caller connects any more.",
+            _RENEW,
+            lasting="15m",
+        ),
+    ),
+)
+
+GROUPS = (RECORDINGS, AVAILABILITY, SATURATION, MODELS, PROCESS, CERTIFICATES)
 ALERTS: tuple[Alert, ...] = tuple(rule for group in GROUPS for rule in group.rules if isinstance(rule, Alert))

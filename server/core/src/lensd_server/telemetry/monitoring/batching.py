@@ -113,14 +113,9 @@ _BATCHING = Section(
             unit="cps",
         ),
         Panel(
-            "Batches",
-            "How often the device starts anew.",
-            (
-                Query(
-                    total(f"rate({select(f'{d.BATCH_ROWS.name}_count')}[$__rate_interval])", _MODEL),
-                    "{{model}}",
-                ),
-            ),
+            "Beginnings that are shared",
+            "Tokens a second of beginnings that several rows share: computed once, and reused instead of computed.",
+            (Query(rate(d.PREFIX_TOKENS, by=("kind",)), "{{kind}}"),),
             unit="cps",
         ),
     ),

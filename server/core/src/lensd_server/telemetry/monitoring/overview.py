@@ -209,10 +209,28 @@ _PROCESS = Section(
             ),
         ),
         Panel(
+            "Tasks on the event loop",
+            "As many as there are calls and streams. Ever more of them are a leak.",
+            (Query(total(select(d.EVENT_LOOP_TASKS), ("instance",)), "{{instance}}"),),
+        ),
+        Panel(
+            "Certificate lasts",
+            "Until the certificate that each listener shows expires. Replace its files in time: they are read again.",
+            (
+                Query(
+                    f"min by (instance, listener) ({select(d.CERTIFICATE_EXPIRY)}) - time()",
+                    "{{instance}} {{listener}}",
+                ),
+            ),
+            unit="s",
+            quiet=True,
+        ),
+        Panel(
             "Running versions",
             "More than one during a roll-out, one otherwise.",
             (Query(total(select(d.BUILD_INFO), ("instance", "version", "python"))),),
             "table",
+            width=16,
         ),
     ),
 )
