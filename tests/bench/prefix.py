@@ -15,6 +15,7 @@ import numpy as np
 from lensd_client import Client
 from lensd_server.settings import EMBEDDED_NAME
 from tests.bench.contenders import UNIT
+from tests.bench.load.scrape import Scrape
 from tests.bench.prompts import distinct_prompts
 from tests.bench.report import Check, Ratio, Report, pairwise, scaled
 from tests.bench.timing import take_turns
@@ -38,7 +39,9 @@ def measure(share: float) -> Report:
                 "unlike": lambda both: _run(lens, both[1]),
             }
             take_turns(contenders, asked, 1)
+            before = Scrape.of(daemon.metrics)
             found = take_turns(contenders, asked, pairs)
+            added = Scrape.of(daemon.metrics).since(before)
             apart = _apart(lens, next(_alike()))
     return Report(
         name="prefix",
@@ -59,9 +62,15 @@ def measure(share: float) -> Report:
             )
         ],
         figures=[
-            (f"request, rows {name}", f"{statistics.median(s) * 1e3:.0f} ms") for name, s in found.items()
+            *((f"request, rows {name}", f"{statistics.median(s) * 1e3:.0f} ms") for name, s in found.items()),
+            ("tokens of beginnings, computed and reused", _beginnings(added)),
         ],
     )
+
+
+def _beginnings(added: Scrape) -> str:
+    kinds = ("computed", "reused")
+    return ", ".join(f"{added.total('lensd_prefix_tokens_total', kind=kind):.0f}" for kind in kinds)
 
 
 def _alike() -> Iterator[list[str]]:
