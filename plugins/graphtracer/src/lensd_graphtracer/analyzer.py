@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lensd_api import Analyzer, BlockingContext, Cost, Example, ModelCard, Requirements, Result, ResultSpec
 from lensd_graphtracer.examples import MISREAD_PRICE, PLANTED_CODE
-from lensd_graphtracer.flow import plan_flow
+from lensd_graphtracer.flow import ROWS_AT_ONCE, plan_flow
 from lensd_graphtracer.formats import read_trace
 from lensd_graphtracer.params import GraphTracerParams
 from lensd_graphtracer.run import Run
@@ -56,7 +56,10 @@ class GraphTracer(Analyzer):
             return Cost()
         trace = read_trace(params.trace, params.format)
         plan = plan_flow(trace.task, trace.content_steps, params, card)
-        return Cost(tokens=plan.tokens + 2 * (1 + len(plan.ending)) * params.window_tokens)
+        tokens = plan.tokens + 2 * (1 + len(plan.ending)) * params.window_tokens
+        # Log-probabilities are made of the states of all rows sent at a time.
+        at_once = min(tokens, ROWS_AT_ONCE * card.anatomy.context_length)
+        return Cost(tokens=tokens, bytes=at_once * card.anatomy.d_model * 4)
 
     def analyze(self, params: GraphTracerParams, ctx: BlockingContext) -> Iterator[Result]:
         """Yields edges while the log is read, then the answer."""

@@ -19,7 +19,7 @@ from lensd_graphtracer.trace import Step
 #: Stands where the middle of a step was left out.
 _GAP = " ... "
 #: Rows sent to the engine at a time.
-_BATCH = 32
+ROWS_AT_ONCE = 32
 #: Shortest and longest evidence span in tokens.
 _SPAN = (1, 12)
 
@@ -121,8 +121,8 @@ def measure_flow(
         rows = [whole, *(_row(plan.preamble, target, k) for k in range(len(target.context)))]
         n = len(target.output)
         gains: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
-        for start in range(0, len(rows), _BATCH):
-            for values in model.logprobs(rows[start : start + _BATCH]):
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            for values in model.logprobs(rows[start : start + ROWS_AT_ONCE]):
                 gains.append(values[-n:].double().numpy())
         yield [
             _flow(segment.step, target, gains[0] - gains[1 + k], steps[target.step], model)

@@ -25,17 +25,20 @@ from lensd_api import (
 )
 from lensd_vsa_probe.algebra import expected_error, warm_up
 from lensd_vsa_probe.corpus import Corpus
+from lensd_vsa_probe.facts import analogies
 from lensd_vsa_probe.fitting import Fitting, Tokens, other_wording, training_table
 from lensd_vsa_probe.params import FitParams
 from lensd_vsa_probe.reading import upper_layers
 from lensd_vsa_probe.report import Report, evaluation
-from lensd_vsa_probe.sources import load_corpus
+from lensd_vsa_probe.sources import OWN, load_corpus
 from lensd_vsa_probe.stored import FORMAT, evaluation_of
 
 #: A codebook that leads a perfect encoding astray more often than this deserves a warning.
 ACCEPTED_ERROR = 1e-3
 #: More than this share of targets found without looking at the model deserves one, too.
 ACCEPTED_BLIND = 0.1
+#: What is taken for a corpus that only its artifact knows: rows, and bytes of a word.
+_STORED_ROWS, _WORD_BYTES = 4096, 24
 #: Texts tokenised between two turns of the event loop.
 _AT_ONCE = 64
 
@@ -72,12 +75,12 @@ class VsaFit(Analyzer):
         return Requirements()
 
     def estimate(self, params: FitParams, card: ModelCard) -> Cost:
-        """A wave of texts is all that is on the device at a time."""
-        given = params.analogies or params.texts
-        rows = len(given) if given is not None else params.rows or 1000
-        layers = len(params.layers or upper_layers(card.anatomy))
-        wave = params.rows_at_once * layers * card.anatomy.d_model * 4
-        return Cost(tokens=rows * 16, bytes=wave)
+        """At most a token a byte of every text; the captures of a wave of texts, and the states of all."""
+        rows, size = _texts(params)
+        layers, state = len(params.layers or upper_layers(card.anatomy)), card.anatomy.d_model * 4
+        pooled = layers if params.pooling == "concat" else 1
+        held = params.rows_at_once * layers * state + rows * (pooled + 1) * state
+        return Cost(tokens=size, bytes=held)
 
     async def analyze(self, params: FitParams, ctx: Context) -> AsyncIterator[Result]:
         """Yields ``training`` as it goes; the rest once everything is done and stored."""
@@ -104,6 +107,28 @@ class VsaFit(Analyzer):
         info = await fitting.store(facts, {"request": request, "evaluation": headline})
         for result in _answer(info, content, reused=False):
             yield result
+
+
+def _texts(params: FitParams) -> tuple[int, int]:
+    """How many texts are read, and their bytes with what a tokenizer may add to each."""
+    added, places = 4, len("{a}{b}{c}")
+    if params.texts is not None:
+        rows = len(params.texts)
+        return rows, sum(len(given.text.encode()) + added for given in params.texts)
+    known = params.analogies
+    if known is None and params.corpus in OWN:
+        known = analogies(OWN[params.corpus])
+    if known is None:
+        rows = params.rows or _STORED_ROWS
+        words = rows * 3 * _WORD_BYTES
+    else:
+        rows = min(len(known), params.rows or len(known))
+        words = rows * max(sum(len(word.encode()) for word in row[:3]) for row in known)
+    templates = [params.template]
+    if params.evaluation == "full":  # of the test rows, but that share is rounded
+        templates.append(params.other_template)
+    size = sum(words + rows * (len(text.encode()) - places + added) for text in templates)
+    return rows * len(templates), size
 
 
 def _answer(info: ArtifactInfo, content: dict[str, Any], *, reused: bool) -> list[Result]:

@@ -68,11 +68,12 @@ class VsaProbe(Analyzer):
         return Requirements()
 
     def estimate(self, params: ProbeParams, card: ModelCard) -> Cost:
-        """One forward per prompt, and one more per generated token."""
+        """One forward per prompt, and one more per generated token, each longer by that token."""
         tokens = sum(len(card.encode(p, field=f"prompts[{i}]")) for i, p in enumerate(params.prompts))
         layers = card.anatomy.n_layers // 2 + 1
         size = len(params.prompts) * layers * card.anatomy.d_model * 4
-        return Cost(tokens=tokens * (1 + params.generate), bytes=size)
+        said = len(params.prompts) * params.generate * (params.generate + 1) // 2
+        return Cost(tokens=tokens * (1 + params.generate) + said, bytes=size)
 
     async def analyze(self, params: ProbeParams, ctx: Context) -> AsyncIterator[Result]:
         """Yields each prompt's tables in order."""

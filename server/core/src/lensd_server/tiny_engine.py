@@ -19,6 +19,7 @@ from lensd_server.engine.device import choose_device
 from lensd_server.engine.events import (
     AnalysisEvent,
     AnalysisRequest,
+    Completed,
     Found,
     RegisteredAnalyzer,
     Warned,
@@ -160,16 +161,19 @@ class TinyEngine:
         results: list[Result] = []
         warnings: list[tuple[str, str]] = []
         error: LensdError | None = None
+        tokens = 0
         try:
             async with aclosing(self._start(analyzer, job)) as events:
                 async for event in events:
                     if isinstance(event, Found):
                         results.append(event.result)
+                    elif isinstance(event, Completed):
+                        tokens = event.usage.tokens
                     elif isinstance(event, Warned):
                         warnings.append((event.reason, event.message))
         except LensdError as refused:
             error = refused
-        return Outcome(tuple(results), tuple(warnings), error)
+        return Outcome(tuple(results), tuple(warnings), error, tokens)
 
     async def _cancelled(self, analyzer: Analyzer, job: Job, after_results: int) -> None:
         found = 0

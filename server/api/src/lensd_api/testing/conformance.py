@@ -87,6 +87,15 @@ class AnalyzerConformance:
             assert outcome.error is None, f"{job}: {outcome.error}"
             assert outcome.results, f"{job}: no result"
 
+    def test_its_estimate_covers_what_runs(self, lensd_engine: Engine) -> None:
+        for job in self.jobs(lensd_engine):
+            if not job.model:
+                continue
+            params = self.analyzer.Params.parse(job.params)
+            cost = self.analyzer.estimate(params, lensd_engine.card(job.model))
+            ran = lensd_engine.run(self.analyzer, job).tokens
+            assert cost.tokens >= ran, f"{job}: {ran} tokens ran, {cost.tokens} were estimated"
+
     def test_results_are_as_declared(self, lensd_engine: Engine) -> None:
         declared = {spec.name: spec.kind for spec in self.analyzer.results}
         if not declared:

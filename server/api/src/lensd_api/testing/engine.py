@@ -34,6 +34,8 @@ class Outcome:
     #: (reason, message) in order.
     warnings: tuple[tuple[str, str], ...] = ()
     error: LensdError | None = None
+    #: Tokens it had run through the model.
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
