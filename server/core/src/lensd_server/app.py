@@ -41,8 +41,8 @@ from lensd_server.telemetry.foreign import ForeignCollector
 from lensd_server.telemetry.logging import AnalysisLog, configure_logging, keep_audit
 from lensd_server.telemetry.metrics import Metrics
 
-#: How long threads get to end once nothing is served; one that a plugin holds never would.
-END_S = 20.0
+#: How long threads get to end once nothing is served, and how long where one is known not to.
+END_S, HELD_END_S = 20.0, 2.0
 
 
 def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
@@ -56,18 +56,19 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
         _keep_audit(settings.auth.audit_file)
         with _claimed(settings):
             daemon = Daemon(settings, assemble(settings), _announce, reread)
-            threading.Thread(
-                target=_end_in_time, args=(daemon.closing,), name="lensd-end", daemon=True
-            ).start()
+            threading.Thread(target=_end_in_time, args=(daemon,), name="lensd-end", daemon=True).start()
             asyncio.run(daemon.run())
     except StartFailed as failure:
         print(f"lensd: {failure}", file=sys.stderr)
         return 1
     structlog.get_logger("lensd").info("stopped")
+    _admit_defeat(daemon)
+    return 1 if daemon.defeat else 0
+
+
+def _admit_defeat(daemon: Daemon) -> None:
     if daemon.defeat:
         print(f"lensd: stopped because {daemon.defeat}; start it anew", file=sys.stderr)
-        return 1
-    return 0
 
 
 def _keep_audit(path: Path | None) -> None:
@@ -95,11 +96,13 @@ def _claimed(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _end_in_time(closing: threading.Event) -> None:
-    """Ends the process some time after ``closing`` is set, whatever still holds a thread of it."""
-    closing.wait()
-    time.sleep(END_S)
-    structlog.get_logger("lensd").error("a thread does not end; ending the process", seconds=END_S)
+def _end_in_time(daemon: Daemon) -> None:
+    """Ends the process some time after the daemon's end began, whatever still holds a thread of it."""
+    daemon.closing.wait()
+    patience_s = HELD_END_S if daemon.defeat else END_S
+    time.sleep(patience_s)
+    structlog.get_logger("lensd").error("a thread does not end; ending the process", seconds=patience_s)
+    _admit_defeat(daemon)
     os._exit(1)
 
 

@@ -24,9 +24,9 @@ class StuckAnalyzers:
     def __call__(self, found: Stuck) -> None:
         """See :class:`lensd_server.engine.executor.LocalExecutor`."""
         name = "something" if found.analysis is None else f"analyzer {found.analysis.analyzer}"
-        done = "held up all others" if found.holds_loop else "went on after it was cancelled"
+        done = "held up all others" if found.holds_others else "went on after it was cancelled"
         problem = f"{name} {done} for {found.seconds:.0f} s"
         if found.analysis is not None:
             self._registry.quarantine(found.analysis.distribution, problem)
-        if found.holds_loop and self._give_up is not None:
+        if found.holds_others and self._give_up is not None:
             self._give_up(problem)

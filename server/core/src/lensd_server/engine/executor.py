@@ -98,7 +98,13 @@ class LocalExecutor:
         self._when_stuck = when_stuck
         self._watchdog: Watchdog | None = None
         if limits.max_stall_s is not None:
-            self._watchdog = Watchdog(self._loop, self._admission.inside, self._stuck, limits.max_stall_s)
+            self._watchdog = Watchdog(
+                self._loop,
+                self._admission.inside,
+                self._stuck,
+                limits.max_stall_s,
+                reducing=self._reducing,
+            )
             self._watchdog.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
@@ -203,6 +209,12 @@ class LocalExecutor:
             return self._heartbeat_s
         return min(self._heartbeat_s, ticket.deadline - time.monotonic())
 
+    def _reducing(self) -> list[tuple[Ticket, float]]:
+        """Whose code is on a device thread, and since when."""
+        residents = (self._residency.resident(name) for name in self._residency.names)
+        found = (resident.batcher.reducing for resident in residents if resident is not None)
+        return [reducing for reducing in found if reducing is not None]
+
     def _stuck(self, found: Stuck) -> None:
         """Tells the caller of what does not give way, and whoever can do more about it."""
         analysis = found.analysis
@@ -213,7 +225,7 @@ class LocalExecutor:
             analyzer=analyzer,
             request_id=request_id,
             seconds=round(found.seconds, 1),
-            holds_loop=found.holds_loop,
+            holds_others=found.holds_others,
         )
         if analysis is not None:
             analysis.channel.abort(

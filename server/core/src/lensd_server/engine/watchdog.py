@@ -1,8 +1,9 @@
 """Finds analyzers that do not give way, which only their threads' end could stop.
 
-Two kinds. An async analyzer that computes or blocks on the loop all async analyzers share holds
-every one of them up; a plain one that goes on long after it was cancelled holds only its own
-thread and its lease. Nothing can interrupt either from within a process, so it is made known.
+Three kinds. An async analyzer that computes or blocks on the loop all async analyzers share holds
+every one of them up, and so does a reduce that does not return for whoever uses its model; a plain
+analyzer that goes on long after it was cancelled holds only its own thread and its lease. Nothing can
+interrupt any of them from within a process, so it is made known.
 """
 
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.loop import AnalysisLoop
 from lensd_server.engine.running import Analysis
 
@@ -18,13 +20,13 @@ from lensd_server.engine.running import Analysis
 class Stuck:
     """What was found: ``analysis`` has not given way for ``seconds``.
 
-    ``holds_loop``: every async analysis waits for it. ``analysis`` is ``None`` when the loop is
-    held by something else.
+    ``holds_others``: every async analysis, or every one of a model, waits for it. ``analysis`` is ``None``
+    when that is gone, or when they are held up by something else.
     """
 
     analysis: Analysis | None
     seconds: float
-    holds_loop: bool
+    holds_others: bool
 
 
 class Watchdog:
@@ -37,13 +39,16 @@ class Watchdog:
         tell: Callable[[Stuck], None],
         stall_s: float,
         *,
+        reducing: Callable[[], Sequence[tuple[Ticket, float]]] = lambda: (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop, self._running, self._tell = loop, running, tell
+        self._reducing = reducing
         self._stall_s, self._clock = stall_s, clock
         self._told: set[int] = set()
         self._asked: float | None = None  # when the loop was asked for an answer it has not given
         self._loop_told = False
+        self._device_told: list[Ticket] = []
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lensd-watchdog", daemon=True)
 
@@ -62,13 +67,14 @@ class Watchdog:
         now = self._clock()
         analyses = self._running()
         self._look_at_loop(now, analyses)
+        self._look_at_devices(now, analyses)
         self._told &= {id(analysis) for analysis in analyses}
         for analysis in analyses:
             since = analysis.ticket.cancelled_at
             if since is None or now - since < self._stall_s or id(analysis) in self._told:
                 continue
             self._told.add(id(analysis))
-            self._tell(Stuck(analysis, now - since, holds_loop=False))
+            self._tell(Stuck(analysis, now - since, holds_others=False))
 
     def _look_at_loop(self, now: float, analyses: Sequence[Analysis]) -> None:
         if self._asked is None:
@@ -80,7 +86,18 @@ class Watchdog:
             culprit = next((a for a in analyses if task is not None and a.task is task), None)
             if culprit is not None:
                 self._told.add(id(culprit))
-            self._tell(Stuck(culprit, now - self._asked, holds_loop=True))
+            self._tell(Stuck(culprit, now - self._asked, holds_others=True))
+
+    def _look_at_devices(self, now: float, analyses: Sequence[Analysis]) -> None:
+        held = [(ticket, since) for ticket, since in self._reducing() if now - since >= self._stall_s]
+        for ticket, since in held:
+            if ticket in self._device_told:
+                continue
+            culprit = next((a for a in analyses if a.ticket is ticket), None)
+            if culprit is not None:
+                self._told.add(id(culprit))
+            self._tell(Stuck(culprit, now - since, holds_others=True))
+        self._device_told = [ticket for ticket, _ in held]
 
     def _answered(self) -> None:
         self._asked = None

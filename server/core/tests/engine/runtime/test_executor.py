@@ -46,6 +46,7 @@ from lensd_server.engine.events import (
     Warned,
 )
 from lensd_server.engine.observers import Observers
+from lensd_server.settings import LimitSettings
 
 SITES = frozenset({Site.FINAL_RESIDUAL})
 
@@ -268,6 +269,8 @@ async def test_admission_is_bounded(make_rig: Any) -> None:
     with pytest.raises(QueueFull) as refused:
         await rig.events(Count())
     assert refused.value.retry_after_s
+    rig.executor.limit(LimitSettings(max_analyses=2))
+    assert await rig.results(Count()), "a limit may change while something runs"
     go.set()
     assert isinstance([event async for event in stream][-1], Completed)
     assert await rig.results(Count())

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from lensd_api import Analyzer, FailedPrecondition, Internal, Record, Requirements
+from lensd_api import (
+    Analyzer,
+    Capture,
+    FailedPrecondition,
+    Internal,
+    Record,
+    Reduce,
+    Requirements,
+    Row,
+    Site,
+)
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.channel import Channel
 from lensd_server.engine.events import AnalysisRequest, RegisteredAnalyzer
@@ -36,8 +46,14 @@ class Scene:
         self.clock = Clock()
         self.running: list[Analysis] = []
         self.told: list[Stuck] = []
+        self.reducing: list[tuple[Ticket, float]] = []
         self.watchdog = Watchdog(
-            self.loop, lambda: self.running, self.told.append, stall_s=10.0, clock=self.clock
+            self.loop,
+            lambda: self.running,
+            self.told.append,
+            stall_s=10.0,
+            reducing=lambda: self.reducing,
+            clock=self.clock,
         )
 
     def turned(self) -> None:
@@ -87,7 +103,7 @@ async def test_a_held_loop_is_told_of_once_with_the_analysis_that_holds_it(scene
     scene.clock.now += 2.0
     scene.watchdog.look()
     scene.watchdog.look()
-    assert scene.told == [Stuck(culprit, 11.0, holds_loop=True)]
+    assert scene.told == [Stuck(culprit, 11.0, holds_others=True)]
     leave.set()
 
 
@@ -103,7 +119,27 @@ async def test_a_cancelled_analysis_that_goes_on_is_told_of_once(scene: Scene) -
     scene.watchdog.look()
     scene.turned()
     scene.watchdog.look()
-    assert [(found.analysis, found.holds_loop) for found in scene.told] == [(stubborn, False)]
+    assert [(found.analysis, found.holds_others) for found in scene.told] == [(stubborn, False)]
+
+
+async def test_a_reduce_that_does_not_return_is_told_of_once_with_whose_it_is(scene: Scene) -> None:
+    culprit, bystander = analysis(), analysis()
+    scene.running = [bystander, culprit]
+    scene.reducing = [(culprit.ticket, scene.clock.now)]
+    scene.clock.now += 9.0
+    scene.watchdog.look()
+    assert scene.told == []
+    for _ in range(3):
+        scene.clock.now += 2.0
+        scene.turned()
+        scene.watchdog.look()
+    assert scene.told == [Stuck(culprit, 11.0, holds_others=True)]
+    scene.reducing = [(bystander.ticket, scene.clock.now)]
+    scene.running = []
+    scene.clock.now += 10.0
+    scene.turned()
+    scene.watchdog.look()
+    assert scene.told[1:] == [Stuck(None, 10.0, holds_others=True)], "its caller may be gone"
 
 
 class Hold(Analyzer):
@@ -137,6 +173,37 @@ async def test_the_caller_of_an_analyzer_that_holds_the_loop_is_told(make_rig: A
     await rig.settled()
 
 
+class Hang(Analyzer):
+    """Its reduce keeps the device thread."""
+
+    name = "hang"
+
+    def __init__(self) -> None:
+        self.leave = threading.Event()
+
+    def hang(self, stack: Any, view: Any) -> list[int]:
+        self.leave.wait(60)
+        return [0] * len(stack.tokens)
+
+    async def analyze(self, params: Any, ctx: Any) -> AsyncIterator[Any]:
+        capture = Capture(frozenset({Site.FINAL_RESIDUAL}), reduce=Reduce(self.hang))
+        await ctx.model.forward([Row(ctx.model.encode("x"))], capture)
+        yield Record("r", {})
+
+
+async def test_the_caller_of_a_reduce_that_holds_the_device_is_told(make_rig: Any) -> None:
+    rig, hang = make_rig(max_stall_s=0.5), Hang()
+    stream = rig.start(hang)
+    try:
+        with pytest.raises(Internal) as failed:
+            async for _ in stream:
+                pass
+        assert failed.value.reason == "ANALYZER_STUCK"
+    finally:
+        hang.leave.set()
+    await rig.settled()
+
+
 def registry() -> AnalyzerRegistry:
     record = PluginRecord("p", "dist", "1.0", PluginStatus.ACTIVE, "", ("hold",))
     return AnalyzerRegistry(
@@ -150,7 +217,7 @@ async def test_its_plugin_is_quarantined_and_a_held_process_given_up() -> None:
     policy.when_held(given_up.append)
     found = analysis()
     found.distribution = "dist"
-    policy(Stuck(found, 31.0, holds_loop=False))
+    policy(Stuck(found, 31.0, holds_others=False))
     assert given_up == []
     assert plugins.analyzers() == []
     assert [(p.status, p.problem) for p in plugins.plugins()] == [
@@ -159,5 +226,5 @@ async def test_its_plugin_is_quarantined_and_a_held_process_given_up() -> None:
     with pytest.raises(FailedPrecondition, match="switched off") as refused:
         plugins.resolve("hold")
     assert refused.value.reason == "PLUGIN_QUARANTINED"
-    policy(Stuck(found, 31.0, holds_loop=True))
+    policy(Stuck(found, 31.0, holds_others=True))
     assert given_up == ["analyzer a held up all others for 31 s"]

@@ -93,6 +93,11 @@ class Batcher:
         if dropped:
             self._report_queue()
 
+    @property
+    def reducing(self) -> tuple[Ticket, float] | None:
+        """The analysis whose own code is on the device thread now, and since when."""
+        return self._execution.reducing
+
     def waiting(self) -> tuple[int, int]:
         """Rows and tokens in the queue, the running batch not counted."""
         with self._changed:

@@ -42,6 +42,8 @@ class BatchExecution:
     ) -> None:
         self._name, self._model, self._device = name, model, device
         self._forward_pass, self._clock = run, clock
+        #: Whose reduce runs and since when, by the clock; ``None`` while none does. Read by other threads.
+        self.reducing: tuple[Ticket, float] | None = None
         self._continuation: Continuation | None = None
 
     @property
@@ -119,7 +121,11 @@ class BatchExecution:
         reduce = members[0].call.reduce
         if reduce is None:
             return list(split_stack(stack))
-        values = list(reduce(stack, self._model.view))
+        self.reducing = members[0].call.ticket, self._clock()
+        try:
+            values = list(reduce(stack, self._model.view))
+        finally:
+            self.reducing = None
         if len(values) != len(members):
             name = getattr(reduce, "__qualname__", repr(reduce))
             raise TypeError(f"{name} must return one value a row: {len(members)} rows, {len(values)} values")
