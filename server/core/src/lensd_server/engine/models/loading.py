@@ -77,12 +77,13 @@ class Loader:
             report("convert", 0.1)
             path = self._conversions.converted(path)
         report("read", 0.4)
+        before = stamps(path)
         revision = self._digests.of_files(path, checkpoint_files(path))
         # Half a second that needs neither the weights nor the device: beside them.
         with ThreadPoolExecutor(1, "lensd-tokenizer") as aside:
             tokenizer = aside.submit(read_tokenizer, path)
             module = read_weights(path, device, settings.dtype)
-            if self._digests.of_files(path, checkpoint_files(path)) != revision:
+            if stamps(path) != before:
                 raise LoadFailed(
                     f"the checkpoint in {path} was changed while it was read; load it again",
                     reason="CHECKPOINT_CHANGED",
@@ -103,6 +104,15 @@ class Loader:
 def checkpoint_files(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer of ``folder``: what its revision covers."""
     return sorted({path for pattern in ALLOWED for path in folder.glob(pattern)})
+
+
+def stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """What shows that a file of the checkpoint was written or replaced, even by one with the same contents:
+
+    only so is it certain that what was hashed is what was read.
+    """
+    stats = {path: path.stat() for path in checkpoint_files(folder)}
+    return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
