@@ -28,7 +28,7 @@ from lensd_server.engine.events import (
     Progress,
 )
 from lensd_server.engine.loop import AnalysisLoop
-from lensd_server.engine.models.residency import Residency
+from lensd_server.engine.models.residency import Residency, ResidentModel
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.performing import Performer, why_cancelled
 from lensd_server.engine.running import Analysis
@@ -130,7 +130,7 @@ class LocalExecutor:
                     if ticket.expired():
                         ticket.expire()  # ends the channel: the next turn raises
                     elif last is not None:
-                        yield last
+                        yield self._standing(analysis) or last
                     continue
                 if isinstance(event, Accepted):
                     last = Progress(stage="running", done=0.0, total=0.0, unit="")
@@ -239,17 +239,28 @@ class LocalExecutor:
         if self._when_stuck is not None:
             self._when_stuck(found)
 
-    def _describe(self, analysis: Analysis) -> RunningAnalysis:
+    def _standing(self, analysis: Analysis) -> Progress | None:
+        """How an analysis stands that only waits: for others whose rows have their turn before."""
+        resident = self._resident(analysis)
+        waiting, running = (0, 0) if resident is None else resident.batcher.standing(analysis.ticket)
+        if running or not waiting:
+            return None
+        return Progress(stage="queued", done=0.0, total=float(waiting), unit="rows")
+
+    def _resident(self, analysis: Analysis) -> ResidentModel | None:
         try:
-            resident = self._residency.resident(analysis.model) if analysis.model else None
+            return self._residency.resident(analysis.model) if analysis.model else None
         except UnknownModel:
-            resident = None
+            return None
+
+    def _describe(self, analysis: Analysis) -> RunningAnalysis:
+        resident = self._resident(analysis)
         return RunningAnalysis(
             request_id=analysis.request.request_id,
             analyzer=analysis.analyzer,
             model=analysis.model,
             age_s=time.monotonic() - analysis.started,
-            pending_rows=0 if resident is None else resident.batcher.pending(analysis.ticket),
+            pending_rows=0 if resident is None else sum(resident.batcher.standing(analysis.ticket)),
             peer=analysis.request.peer,
             identity=analysis.request.identity,
         )

@@ -301,4 +301,4 @@ def test_pending_rows_are_counted_by_analysis(bench: Any) -> None:
     ticket = Ticket()
     bench.submit([1], [2], ticket=ticket)
     bench.submit([3])
-    assert bench.batcher.pending(ticket) == 2
+    assert bench.batcher.standing(ticket) == (2, 0)

@@ -360,6 +360,35 @@ async def test_a_silent_analysis_is_heard_of_again_and_again(make_rig: Any) -> N
     assert repeated >= 3
 
 
+async def test_one_that_waits_for_its_turn_says_so_again_and_again(make_rig: Any) -> None:
+    rig = make_rig(heartbeat_s=0.01)
+    await rig.events(PlainCount())
+    stream, told = rig.start(PlainCount()), 0
+    with rig.resident("llama").loaded.device.turn:  # somebody else has the device
+        while told < 3:
+            event = await anext(stream)
+            told += isinstance(event, Progress) and event.stage == "queued" and event.total == 1
+    assert isinstance([event async for event in stream][-1], Completed)
+
+
+async def test_one_whose_model_is_loading_says_so_again_and_again(make_rig: Any, tiny: Any) -> None:
+    go = threading.Event()
+
+    class Slow:
+        def load(self, name: str, settings: Any, report: Any, claim: Any) -> Any:
+            report("read", 0.4)
+            assert go.wait(60)
+            return tiny("llama")
+
+    rig = make_rig(loader=Slow(), heartbeat_s=0.01)
+    stream, told = rig.start(Count()), 0
+    while told < 3:
+        event = await anext(stream)
+        told += isinstance(event, Progress) and (event.stage, event.done) == ("load", 0.4)
+    go.set()
+    assert isinstance([event async for event in stream][-1], Completed)
+
+
 async def test_a_slow_reader_holds_the_analyzer_up(rig: Any) -> None:
     made = []
 

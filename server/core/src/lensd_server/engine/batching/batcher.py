@@ -117,11 +117,11 @@ class Batcher:
         with self._changed:
             return self._pace.seconds(self._queue.tokens_ahead(ticket), self._limits.max_tokens)
 
-    def pending(self, ticket: Ticket) -> int:
-        """Rows of one analysis that wait or run."""
+    def standing(self, ticket: Ticket) -> tuple[int, int]:
+        """Rows of one analysis that wait, and that run."""
         with self._changed:
             running = sum(row.call.ticket is ticket for row in self._running)
-            return self._queue.pending(ticket) + running
+            return self._queue.pending(ticket), running
 
     def settle(self) -> None:
         """Blocks until nothing waits and the device is free."""
