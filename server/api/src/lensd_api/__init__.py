@@ -40,6 +40,7 @@ from lensd_api.errors import (
     UnknownArtifact,
     UnknownModel,
 )
+from lensd_api.generation import Generated, NewToken, Sampling, StopReason
 from lensd_api.hookspecs import AnalysisRecord, ModelSource, hookimpl, hookspec
 from lensd_api.model import (
     Activations,
@@ -88,6 +89,7 @@ __all__ = [
     "Exhausted",
     "FailedPrecondition",
     "FieldViolation",
+    "Generated",
     "Graph",
     "Internal",
     "InvalidParams",
@@ -102,6 +104,7 @@ __all__ = [
     "ModelHandle",
     "ModelSource",
     "ModelView",
+    "NewToken",
     "Node",
     "Norm",
     "NormAnatomy",
@@ -118,9 +121,11 @@ __all__ = [
     "Result",
     "ResultSpec",
     "Row",
+    "Sampling",
     "Site",
     "Span",
     "Stack",
+    "StopReason",
     "Table",
     "Tensor",
     "Text",

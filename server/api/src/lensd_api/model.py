@@ -6,11 +6,12 @@ depends on that. Inside a ``Reduce`` function, which runs on the model's device,
 also gets a :class:`ModelView`: the weights through which components write and read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from lensd_api.anatomy import Anatomy, Site
+from lensd_api.generation import Generated, NewToken, Sampling
 from lensd_api.statistics import TokenStatistics
 
 if TYPE_CHECKING:
@@ -275,6 +276,20 @@ class ModelHandle(ModelCard, Protocol):
         """The same with entropy, log-normaliser and mean logit of each prediction, one value a row."""
         ...
 
+    def generate(
+        self, rows: Sequence[Row], sampling: Sampling = ..., capture: Capture[R] | None = None
+    ) -> AsyncGenerator[NewToken | Generated[R], None]:
+        """Lets the model write on after each row: every token as it comes, and of every row its end.
+
+        Greedy unless ``sampling`` says otherwise; rows take part in batches one token at a time, next to
+        whatever else runs, and what they write never depends on that. ``capture`` is taken of each row
+        as it came and again with all it wrote; in :class:`Generated` the latter is ``None`` where a row
+        that already filled the context had no room for its one token to be read. Leaving
+        the iterator ends the generation. Raises what :meth:`forward` raises, InvalidRequest
+        for impossible sampling too, and RequirementNotMet where logits cannot be read from the residual stream.
+        """
+        ...
+
 
 class BlockingModelHandle(ModelCard, Protocol):
     """The same, for plain generators, which run on a worker thread."""
@@ -289,4 +304,10 @@ class BlockingModelHandle(ModelCard, Protocol):
 
     def token_statistics(self, rows: Sequence[Row]) -> list[TokenStatistics]:
         """See :meth:`ModelHandle.token_statistics`."""
+        ...
+
+    def generate(
+        self, rows: Sequence[Row], sampling: Sampling = ..., capture: Capture[R] | None = None
+    ) -> Generator[NewToken | Generated[R], None, None]:
+        """See :meth:`ModelHandle.generate`."""
         ...

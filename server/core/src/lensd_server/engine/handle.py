@@ -1,27 +1,46 @@
 """The two faces of a leased model that analyzers see: one to await, one that blocks."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from lensd_api import Anatomy, Cancelled, Capture, InvalidRequest, Row, Site, TokenStatistics
+from lensd_api import (
+    Anatomy,
+    Cancelled,
+    Capture,
+    Generated,
+    InvalidRequest,
+    LensdError,
+    NewToken,
+    Row,
+    Sampling,
+    Site,
+    TokenStatistics,
+)
 from lensd_server.engine.anatomy.capture import check_sites
-from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.batch import PreparedRow
 from lensd_server.engine.batching.batcher import Batcher
 from lensd_server.engine.batching.call import ForwardCall
 from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.generation import Event, Generation, Observed
 from lensd_server.engine.logprobs import logprob_capture, no_statistics, statistics_capture
 from lensd_server.engine.models.tokens import Tokens
 from lensd_server.engine.wakeup import post
+from lensd_server.engine.writing import Writing
 
 R = TypeVar("R")
+
+_GREEDY = Sampling()
+#: Of a row that is written on, the state after which the next token comes.
+_LAST: Capture[Any] = Capture(frozenset({Site.FINAL_RESIDUAL}), layers=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,8 @@ class Card:
     dtype: str
     anatomy: Anatomy
     tokens: Tokens
+    #: After which a text has ended, as the model was trained.
+    end_tokens: frozenset[int] = frozenset()
 
     def encode(self, text: str, *, special_tokens: bool = True, field: str = "prompt") -> tuple[int, ...]:
         """See :meth:`lensd_api.ModelCard.encode`."""
@@ -79,6 +100,39 @@ class _Handle:
             settled=settled,
         )
 
+    def _generation(
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        capture: Capture[Any] | None,
+        tell: Callable[[Event], None],
+    ) -> Generation:
+        self._ticket.check()
+        check_sampling(sampling, self.anatomy)
+        prompts = [prepare(row, _LAST, self.anatomy) for row in rows]
+        stops = self._card.end_tokens if sampling.stop_tokens is None else frozenset(sampling.stop_tokens)
+        writings = [
+            Writing(
+                sampling,
+                seed=sampling.seed + i,
+                room=_room(prompt, self.anatomy),
+                stop_tokens=stops,
+                decode=self.decode,
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+        observed = None if capture is None else self._observed(rows, capture)
+        return Generation(self._batcher, self._ticket, prompts, writings, observed, tell)
+
+    def _observed(self, rows: Sequence[Row], capture: Capture[Any]) -> Observed:
+        call = self._call(rows, [capture] * len(rows), lambda call: None)  # checks all there is to check
+        longest = self.anatomy.context_length
+
+        def positions(length: int) -> tuple[int, ...] | None:
+            return _positions(capture, length) if length <= longest else None
+
+        return Observed(call.sites, call.layers, call.reduce, call.args, positions)
+
     def _predicted_rows(self, rows: Sequence[Row]) -> list[Row]:
         for index, row in enumerate(rows):
             if not row.tokens:
@@ -110,6 +164,20 @@ class AsyncHandle(_Handle):
         running = self._predicted_rows(rows)
         found = await self._run(running, [statistics_capture(row) for row in running])
         return self._spread(rows, found, no_statistics)
+
+    async def generate(
+        self, rows: Sequence[Row], sampling: Sampling = _GREEDY, capture: Capture[R] | None = None
+    ) -> AsyncGenerator[NewToken | Generated[R], None]:
+        """See :meth:`lensd_api.ModelHandle.generate`."""
+        if not rows:
+            return
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        with self._generation(rows, sampling, capture, lambda event: post(loop, events.put_nowait, event)):
+            while (event := await events.get()) is not None:
+                if isinstance(event, LensdError):
+                    raise event
+                yield event
 
     async def _run(self, rows: Sequence[Row], captures: Sequence[Capture[R]]) -> list[R]:
         self._ticket.check()
@@ -152,6 +220,19 @@ class BlockingHandle(_Handle):
         running = self._predicted_rows(rows)
         found = self._run(running, [statistics_capture(row) for row in running])
         return self._spread(rows, found, no_statistics)
+
+    def generate(
+        self, rows: Sequence[Row], sampling: Sampling = _GREEDY, capture: Capture[R] | None = None
+    ) -> Generator[NewToken | Generated[R], None, None]:
+        """See :meth:`lensd_api.ModelHandle.generate`."""
+        if not rows:
+            return
+        events: SimpleQueue[Event] = SimpleQueue()
+        with self._generation(rows, sampling, capture, events.put):
+            while (event := events.get()) is not None:
+                if isinstance(event, LensdError):
+                    raise event
+                yield event
 
     def _run(self, rows: Sequence[Row], captures: Sequence[Capture[R]]) -> list[R]:
         self._ticket.check()
@@ -217,6 +298,31 @@ def prepare(row: Row, capture: Capture[Any], anatomy: Anatomy) -> PreparedRow:
     return PreparedRow(row.tokens, _positions(capture, length), row.attention_mask, row.position_ids)
 
 
+def check_sampling(sampling: Sampling, anatomy: Anatomy) -> None:
+    """Raises InvalidRequest for what cannot be sampled with."""
+    if sampling.max_new_tokens < 1:
+        raise InvalidRequest(f"max_new_tokens is {sampling.max_new_tokens}; it must be at least 1")
+    if not 0.0 <= sampling.temperature < math.inf:
+        raise InvalidRequest(f"temperature is {sampling.temperature}; it must be 0 or more, and finite")
+    if sampling.top_k < 0:
+        raise InvalidRequest(f"top_k is {sampling.top_k}; it must be 0, for all tokens, or more")
+    if not 0.0 < sampling.top_p <= 1.0:
+        raise InvalidRequest(f"top_p is {sampling.top_p}; it must be above 0 and at most 1")
+    if not 0 <= sampling.seed < 2**53:
+        raise InvalidRequest(f"seed is {sampling.seed}; it must lie between 0 and 2**53 - 1")
+    if any(not 0 <= token < anatomy.vocab_size for token in sampling.stop_tokens or ()):
+        raise InvalidRequest(f"stop_tokens must lie between 0 and {anatomy.vocab_size - 1}")
+    if not all(sampling.stop_texts):
+        raise InvalidRequest("stop_texts holds an empty text, with which every row begins")
+
+
+def _room(prompt: PreparedRow, anatomy: Anatomy) -> int:
+    """How many tokens may be written: at least the one that a full context still predicts."""
+    last = len(prompt.tokens) - 1 if prompt.position_ids is None else max(prompt.position_ids)
+    taken = max(len(prompt.tokens), last + 1)
+    return max(1, anatomy.context_length - taken)
+
+
 def _positions(capture: Capture[Any], length: int) -> tuple[int, ...]:
     if capture.positions == "all":
         return tuple(range(length))
@@ -246,8 +352,3 @@ def _layers(capture: Capture[Any], anatomy: Anatomy) -> tuple[int, ...]:
             f"layer {wrong[0]} does not exist: the model has layers 0 to {anatomy.n_layers - 1}"
         )
     return tuple(sorted(set(capture.layers)))
-
-
-def card_of(name: str, revision: str, dtype: str, model: InspectedModel, tokens: Tokens) -> Card:
-    """The card of an inspected model."""
-    return Card(name, revision, dtype, model.anatomy, tokens)

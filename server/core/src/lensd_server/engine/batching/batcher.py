@@ -57,22 +57,25 @@ class Batcher:
         self._thread = threading.Thread(target=self._serve, name=f"lensd-device-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, call: ForwardCall) -> None:
-        """Queues all rows of ``call``, or none. Raises QueueFull, TooLarge, Draining, or what the
-        ticket says."""
-        call.ticket.check()
+    def submit(self, *calls: ForwardCall) -> None:
+        """Queues all rows of ``calls``, which are of one ticket, or none. Raises QueueFull, TooLarge,
+        Draining, or what the ticket says."""
+        ticket, rows = calls[0].ticket, sum(len(call.rows) for call in calls)
+        ticket.check()
         most = self._limits.max_own_rows
-        if len(call.rows) > most:
+        if rows > most:
             raise TooLarge(
-                f"{len(call.rows)} rows in one forward; this server queues at most {most} of one caller: "
+                f"{rows} rows in one forward; this server queues at most {most} of one caller: "
                 "send them in several calls"
             )
-        call.submitted = self._clock()
+        now = self._clock()
         with self._changed:
             if self._closed:
                 raise Draining(f"model {self._name} is being unloaded", retry_after_s=1.0)
-            self._check_room(len(call.rows), call.ticket)
-            self._queue.add(call)
+            self._check_room(rows, ticket)
+            for call in calls:
+                call.submitted = now
+                self._queue.add(call)
             self._changed.notify_all()
         self._report_queue()
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from lensd_api import LensdError, ModelView, Site, Stack
 from lensd_server.engine.anatomy.past import Past
@@ -38,6 +38,7 @@ class ForwardCall:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.rows = list(self.rows)
         self.results = [None] * len(self.rows)
         self._missing = len(self.rows)
 
@@ -60,18 +61,25 @@ class ForwardCall:
         """What ``reduce`` is told about row ``index``."""
         return self.args
 
-    def put(self, index: int, value: Any) -> bool:
-        """Row ``index`` has been read; ignored once the call has settled. True when it has grown since."""
+    def set_row(self, index: int, row: PreparedRow) -> None:
+        """Another row in the place of row ``index``, which does not wait just now."""
+        cast("list[PreparedRow]", self.rows)[index] = row
+
+    def put(self, index: int, value: Any) -> "Following | None":
+        """Row ``index`` has been read; ignored once the call has settled.
+
+        Answers as what it goes on, with all that has been read of it: a row of a call that waits for it.
+        """
         with self._lock:
             if self.done:
-                return False
+                return None
             self.results[index] = value
             self._missing -= 1
             if self._missing:
-                return False
+                return None
             self.done = True
         self.settled(self)
-        return False
+        return None
 
     def fail(self, error: LensdError) -> None:
         """Settles the call without results; ignored once it has settled."""
@@ -82,6 +90,10 @@ class ForwardCall:
             self.error = error
             self.results = []
         self.settled(self)
+
+
+#: A call and the index of one of its rows.
+Following = tuple[ForwardCall, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -136,6 +148,14 @@ class QueuedRow:
         self.past, self.take = past, 0
         if piece is not None:
             self.pieces.append(piece)
+
+    def go_on(self, following: Following, past: Past | None) -> None:
+        """It was answered and has grown: the rest of it is read on from ``past``, if that is enough."""
+        self.forget()
+        self.call, self.index = following
+        # What is asked of the part that has been read is to be seen by reading it again.
+        again = self.call.in_one_go or (past is not None and min(self.row.positions, default=0) < len(past))
+        self.past = None if again else past
 
     def forget(self) -> None:
         """Gives back what has been read and captured: the row begins anew."""

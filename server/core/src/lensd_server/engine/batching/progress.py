@@ -103,10 +103,12 @@ class Batch:
                 row.advance(self._pasts.get(self._lane_of[i]), self._pieces.get(i))
         for (members, _), values in zip(self.reduced, fetched, strict=True):
             for row, value in zip(members, values, strict=True):
-                row.answered = not row.call.put(row.index, value)
-                row.forget()
-                if not row.answered:
-                    row.advance(self._pasts.get(self._lane_of[place[id(row)]]), None)
+                following = row.call.put(row.index, value)
+                if following is None:
+                    row.answered = True
+                    row.forget()
+                else:
+                    row.go_on(following, self._pasts.get(self._lane_of[place[id(row)]]))
 
     def _assign(self) -> list[tuple[Wanted, list[int]]]:
         """What is captured, and of which rows it is a part."""

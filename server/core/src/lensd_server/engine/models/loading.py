@@ -197,6 +197,7 @@ def prepare(
         revision=revision,
         dtype=dtype_name(module.dtype),
         anatomy=model.anatomy,
+        end_tokens=end_tokens(module),
         tokens=Tokens(tokenizer(), model.anatomy.context_length),
     )
     return LoadedModel(
@@ -207,6 +208,15 @@ def prepare(
         parameters=sum(p.numel() for p in module.parameters()),
         price=price,
     )
+
+
+def end_tokens(module: PreTrainedModel) -> frozenset[int]:
+    """What ends a text, as the checkpoint's generation configuration says, else its configuration."""
+    for config in (module.generation_config, module.config.get_text_config()):
+        ends: Any = getattr(config, "eos_token_id", None)
+        if ends is not None:
+            return frozenset(ends if isinstance(ends, list) else [ends])
+    return frozenset()
 
 
 def occupied_bytes(module: PreTrainedModel) -> int:
