@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from lensd_client import Client, RunningAnalysis
 from lensd_client.lensctl import main
 from lensd_proto.v1 import results_pb2
 
@@ -222,7 +223,7 @@ def test_out_writes_every_result_inside_the_folder(
         (["analyzers"], ["dla", "lensd-dla 0.1.0", "Attributes logits."]),
         (
             ["analyzer", "dla"],
-            ["prompt", "required", '"head" | "block"', "integer | null", "no heads", "Sums."],
+            ["prompt", "required", '"head" | "block"', "integer", "no heads", "Sums."],
         ),
         (["artifacts"], ["probe@3", "2.05 kB", "2023-11-14"]),
         (["info"], ["torch", "2.13", "no limit", "2 rows, 20 tokens"]),
@@ -248,9 +249,39 @@ def test_listings_are_json_for_machines(invoke: Invoke, command: str) -> None:
     assert lines_of(result)
 
 
-def test_the_example_of_an_analyzer_can_be_pasted_into_a_shell(invoke: Invoke) -> None:
-    shown = " ".join(invoke("analyzer", "dla").stdout.split())
+def test_the_example_of_an_analyzer_can_be_pasted_into_a_shell(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On one line, though the terminal is narrow.
+    monkeypatch.setenv("COLUMNS", "30")
+    shown = invoke("analyzer", "dla").stdout
     assert """lensctl analyze dla --params '{"prompt": "It'\\''s"}'""" in shown
+
+
+def test_request_ids_can_be_copied_from_ps(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    request_id = "0123456789abcdef0123456789abcdef"
+    running = RunningAnalysis(
+        request_id, "graphtracer-faults", "smollm2-135m", 1.5, 64, "ipv4:127.0.0.1:51234"
+    )
+    monkeypatch.setattr(Client, "analyses", lambda self: [running])
+    result = invoke("ps")
+    assert request_id in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+
+
+def test_nothing_to_list_is_said_in_words(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "analyses", lambda self: [])
+    monkeypatch.setattr(Client, "artifacts", lambda self: [])
+    assert "no analyses are running" in invoke("ps").stderr
+    assert "nothing is stored" in invoke("artifacts").stderr
+    assert invoke("ps", "--json").stdout == ""
+
+
+def test_a_global_option_after_the_command_is_told_where_it_goes(invoke: Invoke) -> None:
+    result = invoke("models", "--timeout", "3")
+    assert result.exit_code == 2
+    assert "--timeout comes before the command" in result.stderr
+    assert "No such option" in invoke("models", "--nope").stderr
 
 
 def test_broken_plugins_are_mentioned(invoke: Invoke) -> None:

@@ -45,7 +45,13 @@ def analyze(
 ) -> None:
     """Runs ANALYZER and shows its results while they arrive.
 
-    Ctrl-C cancels it on the server.
+    Ctrl-C cancels it on the server. `lensctl analyzer ANALYZER` shows its parameters, results and
+    examples to copy.
+
+    \b
+    lensctl analyze dla --set prompt="The capital of France is"
+    lensctl analyze dla --params @request.json --out results/
+    lensctl analyze dla --set prompt=Hi --json | jq .name
     """
     given = {**parse_params(params), **dict(parse_assignment(text) for text in assignments)}
     arrays = dict(read_tensor(text) for text in tensors)
@@ -130,7 +136,7 @@ def parse_params(text: str | None) -> dict[str, Any]:
         try:
             text = Path(text[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(str(error), param_hint="--params") from error
+            raise click.BadParameter(_unreadable(text[1:], error), param_hint="--params") from error
     try:
         value: Any = json.loads(text)
     except json.JSONDecodeError as error:
@@ -159,10 +165,15 @@ def read_tensor(text: str) -> tuple[str, np.ndarray[Any, Any]]:
     try:
         array: Any = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="--tensor") from error
+        raise click.BadParameter(_unreadable(path, error), param_hint="--tensor") from error
     if not isinstance(array, np.ndarray):
         raise click.BadParameter(f"{path} holds several arrays; save one as .npy", param_hint="--tensor")
     return name, cast("np.ndarray[Any, Any]", array)
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{path}: {reason}"
 
 
 COMMANDS = (analyze,)

@@ -81,6 +81,11 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if any(error.option_name in option.opts for option in self.params):
+                said = f"{error.option_name} comes before the command: lensctl {error.option_name} … COMMAND"
+                raise click.UsageError(said, error.ctx) from error
+            raise
         except LensdError as error:
             if isinstance(ctx.obj, Session):
                 ctx.obj.complain(error)

@@ -1,13 +1,12 @@
 """Commands that show what a server has: models, analyzers, artifacts, versions, health."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import click
 from rich import box
-from rich.console import Group
-from rich.padding import Padding
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -81,7 +80,9 @@ def analyzer(session: Session, name: str, as_json: bool) -> None:
     if as_json:
         session.print_json(found)
         return
-    session.out.print(_describe(found))
+    for part in _describe(found):
+        # What is to be copied stays on one line, however narrow the terminal.
+        session.out.print(part, soft_wrap=isinstance(part, Text) and part.no_wrap)
 
 
 @click.command()
@@ -97,7 +98,7 @@ def artifacts(session: Session, as_json: bool) -> None:
         [f"{a.name}@{a.version}", a.analyzer, a.model, size(a.size_bytes), f"{a.created:%Y-%m-%d %H:%M} UTC"]
         for a in found
     ]
-    session.out.print(grid(["artifact", "analyzer", "model", "size", "stored"], rows))
+    show(session, ["artifact", "analyzer", "model", "size", "stored"], rows, nothing="nothing is stored")
 
 
 @click.command()
@@ -154,11 +155,21 @@ def _health(session: Session, service: str) -> str:
         return "SERVICE_UNKNOWN"
 
 
-def grid(heads: list[str], rows: Iterable[Iterable[Any]], *, show_header: bool = True) -> Table:
-    """A table of plain values, states in colour."""
+def show(session: Session, heads: list[str], rows: list[list[Any]], *, nothing: str) -> None:
+    """A table whose first column can be copied whole, or ``nothing`` in words, on stderr."""
+    if rows:
+        session.out.print(grid(heads, rows, whole=1))
+    else:
+        session.err.print(Text(nothing, style="dim"))
+
+
+def grid(
+    heads: list[str], rows: Iterable[Iterable[Any]], *, show_header: bool = True, whole: int = 0
+) -> Table:
+    """A table of plain values, states in colour; the first ``whole`` columns are not broken."""
     table = Table(box=box.SIMPLE_HEAD if show_header else None, show_header=show_header, pad_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold")
+    for index, head in enumerate(heads):
+        table.add_column(head, overflow="fold", no_wrap=index < whole)
     for row in rows:
         table.add_row(*(Text(visible(str(v)), style=_STATE_STYLES.get(str(v), "")) for v in row))
     return table
@@ -176,33 +187,30 @@ def size(n_bytes: int) -> str:
     return f"{amount:.3g} TB"
 
 
-def _describe(found: Analyzer) -> Group:
-    parts: list[Any] = [
-        Text(f"{visible(found.name)}  ", style="bold").append(
-            f"{found.distribution} {found.version}", style="dim not bold"
-        ),
-        Text(visible(found.summary)),
-    ]
-    parts += [Text("\nparameters", style="bold"), _parameters(found.params_schema)]
+def _describe(found: Analyzer) -> Iterator[RenderableType]:
+    yield Text(f"{visible(found.name)}  ", style="bold").append(
+        f"{visible(found.distribution)} {visible(found.version)}", style="dim not bold"
+    )
+    yield Text(visible(found.summary))
+    yield Text("\nparameters", style="bold")
+    yield _parameters(found.params_schema)
     if found.results:
         rows = [[r.name, r.kind, r.description] for r in found.results]
-        parts += [Text("\nresults", style="bold"), grid(["name", "kind", "what it holds"], rows)]
+        yield Text("\nresults", style="bold")
+        yield grid(["name", "kind", "what it holds"], rows)
     if found.examples:
-        parts.append(Text("\nexamples", style="bold"))
+        yield Text("\nexamples", style="bold")
     for example in found.examples:
         params = json.dumps(example.params, ensure_ascii=False)
         call = f"lensctl analyze {found.name} --params {_quote(params)}"
-        parts += [
-            Text(f"  {visible(example.name)}: {visible(example.shows)}"),
-            Padding(Text(visible(call), style="cyan"), (0, 4)),
-        ]
+        yield Text(f"  {visible(example.name)}: {visible(example.shows)}")
+        yield Text(f"    {visible(call)}", style="cyan", no_wrap=True)
     if found.needs_model:
         needs = f"a model with {', '.join(found.features)}" if found.features else "a model"
-        parts.append(Text(f"\nneeds {visible(needs)}"))
+        yield Text(f"\nneeds {visible(needs)}")
     for model in found.compatibility:
         said = "can serve it" if model.satisfied else f"cannot: {'; '.join(model.reasons)}"
-        parts.append(Text(f"  {visible(model.model)} {visible(said)}"))
-    return Group(*parts)
+        yield Text(f"  {visible(model.model)} {visible(said)}")
 
 
 def _parameters(schema: Mapping[str, Any]) -> Table:
@@ -215,7 +223,7 @@ def _parameters(schema: Mapping[str, Any]) -> Table:
         [
             name,
             _type(of, defs),
-            "required" if name in required else json.dumps(of.get("default"), ensure_ascii=False),
+            "required" if name in required else _default(of.get("default")),
             of.get("description", ""),
         ]
         for name, of in ordered
@@ -234,10 +242,16 @@ def _type(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
     if "const" in schema:
         return json.dumps(schema["const"])
     if "anyOf" in schema:
-        return " | ".join(dict.fromkeys(_type(s, defs) for s in schema["anyOf"]))
+        # That it may be null is said by its having no default.
+        kinds = [_type(s, defs) for s in schema["anyOf"] if s.get("type") != "null"]
+        return " | ".join(dict.fromkeys(kinds)) or "null"
     if schema.get("type") == "array":
         return f"{_type(schema.get('items', {}), defs)}[]"
     return str(schema.get("type", "any"))
+
+
+def _default(value: Any) -> str:
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _quote(text: str) -> str:

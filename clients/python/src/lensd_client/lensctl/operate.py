@@ -6,7 +6,7 @@ from rich.text import Text
 from lensd_client.catalog import Model, RunningAnalysis
 from lensd_client.heatmap import visible
 from lensd_client.lensctl.app import Failed, Session, json_option
-from lensd_client.lensctl.listings import grid, size
+from lensd_client.lensctl.listings import show, size
 from lensd_client.lensctl.progress import Bar, waiting
 
 
@@ -54,7 +54,8 @@ def ps(session: Session, as_json: bool) -> None:
     rows = [
         [a.request_id, a.analyzer, a.model, f"{a.age_s:.1f} s", a.pending_rows, _caller(a)] for a in found
     ]
-    session.out.print(grid(["request", "analyzer", "model", "age", "rows", "caller"], rows))
+    heads = ["request", "analyzer", "model", "age", "rows", "caller"]
+    show(session, heads, rows, nothing="no analyses are running")
 
 
 @click.command()
