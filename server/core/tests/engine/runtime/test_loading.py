@@ -188,3 +188,61 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_refused(
     with pytest.raises(LoadFailed, match="changed while it was read") as failed:
         load(folder, tmp_path / "cache")
     assert failed.value.reason == "CHECKPOINT_CHANGED"
+
+
+def test_a_folder_without_a_tokenizer_is_refused_before_its_weights_are_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+    (folder / "model.safetensors").write_bytes(b"never looked at")
+    with pytest.raises(LoadFailed, match=r"holds no tokenizer; copy tokenizer\.json") as refused:
+        load(folder, tmp_path / "cache")
+    assert refused.value.reason == "NO_TOKENIZER"
+
+
+def test_a_damaged_tokenizer_is_refused_in_words(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(LoadFailed, match="the tokenizer in .* cannot be read") as refused:
+        load(folder, tmp_path / "cache")
+    assert refused.value.reason == "NO_TOKENIZER"
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LoadFailed, match=r"model\.layers\.0\.mlp\.down_proj\.weight") as refused:
+        load(folder, tmp_path / "cache")
+    assert refused.value.reason == "WEIGHTS_NOT_FINITE"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+        {"model_type": "modernbert", "architectures": ["ModernBertModel"]},
+        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+        {"model_type": "vit"},
+    ],
+)
+def test_what_does_not_predict_the_next_token_is_refused(
+    folder: Path, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadFailed, match="no decoder that predicts the next token") as refused:
+        load(folder, tmp_path / "cache")
+    assert refused.value.reason == "NOT_A_DECODER"
+
+
+def test_what_is_claimed_before_a_load_is_what_the_weights_take(folder: Path, tmp_path: Path) -> None:
+    claimed: list[int] = []
+
+    def claim(need: Any) -> Any:
+        claimed.append(need(choose_device("cpu")))
+        return choose_device("cpu")
+
+    settings = ModelSettings(source=f"dir:{folder}")
+    loaded = Loader(tmp_path / "cache").load("m", settings, lambda *_: None, claim)
+    assert claimed == [pytest.approx(1.1 * loaded.resident_bytes, rel=0.01)]
+    assert 0 < loaded.working_bytes < 100 * loaded.resident_bytes

@@ -11,6 +11,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
 from lensd_api import LoadFailed
@@ -25,6 +29,9 @@ from lensd_server.engine.models.sources import ALLOWED, Sources
 from lensd_server.engine.models.tokens import Tokens
 from lensd_server.engine.models.working import WorkingMemory
 from lensd_server.settings import ModelSettings
+
+#: Any of them is what a tokenizer can be read from.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 #: Called with a stage and the share of the whole load that is done when it begins.
 Report = Callable[[str, float], None]
@@ -72,6 +79,8 @@ class Loader:
         """
         report("fetch", 0.0)
         path = self._sources.fetch(settings.source, self._cache)
+        if path.is_dir():
+            check_configuration(path)
         device = claim(lambda device: self._predict(path, choose_dtype(settings.dtype, device)))
         if path.is_file():
             report("convert", 0.1)
@@ -116,13 +125,20 @@ def stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``folder``, without running code of its own."""
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    """The tokenizer in ``folder``, without running code of its own. Raises LoadFailed."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers, tokenizers or sentencepiece, each with errors of its own
+        raise LoadFailed(
+            f"the tokenizer in {folder} cannot be read; copy tokenizer.json and tokenizer_config.json from where "
+            "the model comes from",
+            reason="NO_TOKENIZER",
+        ) from error
 
 
 def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
     """The model in ``folder`` on ``device``. Raises LoadFailed for one that would run code."""
-    refuse_code(folder)
+    check_configuration(folder)
     set_cpu_threads()
     # A daemon's terminal is a log: no progress bars in it.
     transformers_logging.disable_progress_bar()
@@ -159,11 +175,11 @@ def _refuse_gaps(folder: Path, report: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_code(folder: Path) -> None:
-    """Raises LoadFailed when the checkpoint's architecture exists only as code it brings along."""
+def check_configuration(folder: Path) -> None:
+    """Raises LoadFailed for a checkpoint that no weight needs to be read of to know that it cannot serve."""
     try:
         config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
+        kind, named = config.get("model_type"), config.get("architectures") or []
     except (OSError, ValueError, AttributeError) as error:
         raise LoadFailed(f"{folder / 'config.json'} cannot be read as a model's configuration") from error
     # With code of its own a checkpoint may still name an architecture that transformers has itself.
@@ -171,6 +187,20 @@ def refuse_code(folder: Path) -> None:
         raise LoadFailed(
             f"the architecture {kind!r} comes as code inside the checkpoint, which is never run; "
             "use a checkpoint of an architecture that transformers itself has"
+        )
+    # Encoders that can also be built as decoders would be served without the head they never had.
+    encodes = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder", False)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or encodes or config.get("is_encoder_decoder", False):
+        raise LoadFailed(
+            f"{', '.join(map(str, named)) or kind!r} in {folder} is no decoder that predicts the next token, "
+            "which is all that is served; use a checkpoint for causal language modelling",
+            reason="NOT_A_DECODER",
+        )
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise LoadFailed(
+            f"{folder} holds no tokenizer; copy tokenizer.json and tokenizer_config.json from where the model "
+            "comes from",
+            reason="NO_TOKENIZER",
         )
 
 
@@ -189,7 +219,7 @@ def prepare(
     report("verify", 0.7)
     with device.entered(), device.turn:
         device.synchronize()
-        model = inspect_model(module)
+        model = _inspect(module)
         report("warm up", 0.9)
         price = (prices or Prices()).of(model, device, revision)
     card = Card(
@@ -217,6 +247,22 @@ def end_tokens(module: PreTrainedModel) -> frozenset[int]:
         if ends is not None:
             return frozenset(ends if isinstance(ends, list) else [ends])
     return frozenset()
+
+
+def _inspect(module: PreTrainedModel) -> InspectedModel:
+    """The inspected module. Raises LoadFailed, for weights that are no numbers with their name."""
+    try:
+        return inspect_model(module)
+    except LoadFailed as refused:
+        # Looked for only now: reading every weight takes longer than the inspection.
+        for name, weight in module.named_parameters():
+            if weight.is_floating_point() and not bool(weight.isfinite().all()):
+                raise LoadFailed(
+                    f"weight {name} holds values that are infinite or not a number; fetch the checkpoint again, or "
+                    "load it in the dtype it was trained in",
+                    reason="WEIGHTS_NOT_FINITE",
+                ) from refused
+        raise
 
 
 def occupied_bytes(module: PreTrainedModel) -> int:
