@@ -15,7 +15,7 @@
     │   ├── QueueFull, DeviceOutOfMemory, TooLarge
     │   ├── QuotaExceeded         … one caller's share is used up
     ├── Unavailable               UNAVAILABLE          try again
-    │   ├── Draining, LoadFailed
+    │   ├── Draining, LoadFailed, DeviceLost
     ├── DeadlineExceeded          DEADLINE_EXCEEDED
     ├── Cancelled                 CANCELLED
     ├── Unauthenticated           UNAUTHENTICATED      nobody knows who calls
@@ -204,6 +204,12 @@ class LoadFailed(Unavailable):
     """The model could not be loaded."""
 
     reason = "LOAD_FAILED"
+
+
+class DeviceLost(Unavailable):
+    """The device failed in a way that only a new process can mend; the server drains and is started anew."""
+
+    reason = "DEVICE_LOST"
 
 
 class DeadlineExceeded(LensdError):

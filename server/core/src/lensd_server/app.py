@@ -122,15 +122,16 @@ def assemble(settings: Settings) -> Engine:
     cpu_turn = Turn()
     devices = Devices(cpu_turn)
     sources = Sources(list(registry.model_sources().values()))
+    stuck = StuckAnalyzers(registry)
     residency = Residency(
         settings.models,
         Loader(settings.server.cache_dir, sources=sources),
         settings.limits,
         devices=devices,
         observers=observers,
+        when_lost=stuck.give_up,
     )
     storage = _storage(settings)
-    stuck = StuckAnalyzers(registry)
     executor = LocalExecutor(
         registry,
         residency,

@@ -1,4 +1,5 @@
-"""What the process does about an analyzer that does not give way."""
+"""What the process does about what cannot be mended from within: an analyzer that does not give way, a
+device whose context is broken."""
 
 from collections.abc import Callable
 
@@ -21,6 +22,11 @@ class StuckAnalyzers:
         """``give_up`` is called with the reason, on any thread."""
         self._give_up = give_up
 
+    def give_up(self, problem: str) -> None:
+        """Has the process drained and started anew."""
+        if self._give_up is not None:
+            self._give_up(problem)
+
     def __call__(self, found: Stuck) -> None:
         """See :class:`lensd_server.engine.executor.LocalExecutor`."""
         name = "something" if found.analysis is None else f"analyzer {found.analysis.analyzer}"
@@ -28,5 +34,5 @@ class StuckAnalyzers:
         problem = f"{name} {done} for {found.seconds:.0f} s"
         if found.analysis is not None:
             self._registry.quarantine(found.analysis.distribution, problem)
-        if found.holds_others and self._give_up is not None:
-            self._give_up(problem)
+        if found.holds_others:
+            self.give_up(problem)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lensd_api import DeviceOutOfMemory, LoadFailed
+from lensd_api import DeviceLost, DeviceOutOfMemory, LoadFailed
 from lensd_server.engine import memory
 from lensd_server.engine.batching.turn import FreeTurn, Turn
 
@@ -112,8 +112,13 @@ class Device:
     def release(self) -> None:
         """Gives memory that is no longer used back to the device."""
         gc.collect()
-        if not self.is_cpu:
+        if self.is_cpu:
+            return
+        try:
             torch.cuda.empty_cache()
+        except RuntimeError as error:
+            if not is_beyond_repair(error):  # a broken context gives nothing back while the process lives
+                raise
 
 
 class Devices:
@@ -206,6 +211,39 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # torch's CPU allocator raises a plain RuntimeError
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+#: What CUDA calls faults after which every call of the process fails: its context is broken.
+_BEYOND_REPAIR = (
+    "illegal memory access",
+    "illegal instruction",
+    "illegal address",
+    "misaligned address",
+    "device-side assert",
+    "unspecified launch failure",
+    "launch timed out",
+    "hardware stack error",
+    "invalid program counter",
+    "uncorrectable",  # ECC, NVLink
+    "has fallen off the bus",
+)
+
+
+def is_beyond_repair(error: BaseException) -> bool:
+    """Whether ``error`` says that the device's context is broken for this process."""
+    said = str(error)
+    return (
+        isinstance(error, RuntimeError) and "CUDA" in said and any(fault in said for fault in _BEYOND_REPAIR)
+    )
+
+
+def device_lost(device: str) -> DeviceLost:
+    """What callers are told then."""
+    return DeviceLost(
+        f"{device} failed in a way that only a new process can mend; the server drains and is started anew",
+        metadata={"device": device},
+        retry_after_s=10.0,
+    )
 
 
 def out_of_memory(device: str, rows: int, tokens: int) -> DeviceOutOfMemory:

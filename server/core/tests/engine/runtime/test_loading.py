@@ -203,7 +203,7 @@ def test_a_folder_without_a_tokenizer_is_refused_before_its_weights_are_read(
 
 def test_a_damaged_tokenizer_is_refused_in_words(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(LoadFailed, match="the tokenizer in .* cannot be read") as refused:
+    with pytest.raises(LoadFailed, match=r"the tokenizer in .* cannot be read") as refused:
         load(folder, tmp_path / "cache")
     assert refused.value.reason == "NO_TOKENIZER"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from lensd_api import DeadlineExceeded, Draining, LensdError, QueueFull, QuotaExceeded, TooLarge
+from lensd_api import DeadlineExceeded, DeviceLost, Draining, LensdError, QueueFull, QuotaExceeded, TooLarge
 from lensd_server.engine.anatomy.capture import run_batch
 from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.call import ForwardCall, QueuedRow
@@ -22,7 +22,7 @@ from lensd_server.engine.batching.pace import Pace
 from lensd_server.engine.batching.queue import BatchLimits, RowQueue
 from lensd_server.engine.batching.sharing import share
 from lensd_server.engine.batching.ticket import Ticket
-from lensd_server.engine.device import Device
+from lensd_server.engine.device import Device, device_lost
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.observers import BatchRecord, Observers
 
@@ -32,7 +32,10 @@ _log = structlog.get_logger("lensd.engine")
 
 
 class Batcher:
-    """Runs the rows of all analyses of one model. Safe to use from any thread."""
+    """Runs the rows of all analyses of one model. Safe to use from any thread.
+
+    ``when_lost`` is called on the device thread, once, when the device is beyond repair.
+    """
 
     def __init__(
         self,
@@ -42,24 +45,26 @@ class Batcher:
         limits: BatchLimits,
         *,
         observers: Observers | None = None,
+        when_lost: Callable[[DeviceLost], None] = lambda _: None,
         run: RunBatch = run_batch,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._model, self._device, self._limits = name, model, device, limits
+        self._when_lost = when_lost
         self._observers = observers or Observers()
         self._execution = BatchExecution(name, model, device, run, clock)
         self._clock = clock
         self._changed = threading.Condition()
         self._queue = RowQueue(limits)
         self._running: list[QueuedRow] = []
-        self._closed = False
+        self._closed = self._lost = False
         self._pace = Pace(limits.price)
         self._thread = threading.Thread(target=self._serve, name=f"lensd-device-{name}", daemon=True)
         self._thread.start()
 
     def submit(self, *calls: ForwardCall) -> None:
         """Queues all rows of ``calls``, which are of one ticket, or none. Raises QueueFull, TooLarge,
-        Draining, or what the ticket says."""
+        Draining, DeviceLost, or what the ticket says."""
         ticket, rows = calls[0].ticket, sum(len(call.rows) for call in calls)
         ticket.check()
         most = self._limits.max_own_rows
@@ -70,6 +75,8 @@ class Batcher:
             )
         now = self._clock()
         with self._changed:
+            if self._lost:
+                raise device_lost(self._device.name)
             if self._closed:
                 raise Draining(f"model {self._name} is being unloaded", retry_after_s=1.0)
             self._check_room(rows, ticket)
@@ -211,10 +218,22 @@ class Batcher:
     def _run_guarded(self, rows: list[QueuedRow]) -> None:
         try:
             self._run_and_report(rows)
+        except DeviceLost as lost:
+            self._lose(lost, rows)
         except Exception as error:
             # A bug of ours must not end the thread: everybody else would wait for ever.
             for call in {id(row.call): row.call for row in rows}.values():
                 call.fail(internal_failure(error, "running a batch", request_id=call.ticket.request_id))
+
+    def _lose(self, lost: DeviceLost, rows: Sequence[QueuedRow]) -> None:
+        """Nothing runs on this device any more: fails what runs and waits, and whatever comes."""
+        _log.error("device lost", model=self._name, device=self._device.name, exc_info=lost.__cause__)
+        with self._changed:
+            self._closed = self._lost = True
+            left = self._queue.clear()
+        for call in {id(row.call): row.call for row in (*rows, *left)}.values():
+            call.fail(device_lost(self._device.name))
+        self._when_lost(lost)
 
     def _run_and_report(self, rows: list[QueuedRow]) -> None:
         lanes = share([row.step() for row in rows])

@@ -19,7 +19,13 @@ from lensd_server.engine.anatomy.past import LaneCache
 from lensd_server.engine.batching.batch import group_wanted, pad, split_stack
 from lensd_server.engine.batching.call import QueuedRow
 from lensd_server.engine.batching.progress import Batch
-from lensd_server.engine.device import Device, is_out_of_memory, out_of_memory
+from lensd_server.engine.device import (
+    Device,
+    device_lost,
+    is_beyond_repair,
+    is_out_of_memory,
+    out_of_memory,
+)
 from lensd_server.engine.faults import internal_failure, plugin_failure
 
 RunBatch = Callable[..., list[dict[Site, Tensor]]]
@@ -54,7 +60,7 @@ class BatchExecution:
         return self._continuation
 
     def run(self, rows: Sequence[QueuedRow]) -> None:
-        """Runs the next step of ``rows`` together. Raises only for a bug of ours."""
+        """Runs the next step of ``rows`` together. Raises DeviceLost, and else only for a bug of ours."""
         rows = [row for row in rows if row.wanted]
         if not rows:
             return
@@ -133,6 +139,7 @@ class BatchExecution:
 
     def _narrow(self, rows: Sequence[QueuedRow], fault: Exception, *, exhausted: bool) -> None:
         """A forward failed as a whole: try its halves, so that only the row that is to blame fails."""
+        self._check_device(fault)
         if exhausted:
             # The traceback's frames hold the very tensors that did not fit.
             traceback.clear_frames(fault.__traceback__)
@@ -154,8 +161,14 @@ class BatchExecution:
                 )
             )
 
+    def _check_device(self, fault: Exception) -> None:
+        """Raises DeviceLost when trying again cannot help anybody."""
+        if is_beyond_repair(fault):
+            raise device_lost(self._device.name) from fault
+
     def _blame(self, members: Sequence[QueuedRow], error: Exception, *, alone: bool) -> None:
         """A reduce failed: fail the call it belongs to, which needs another try if there are several."""
+        self._check_device(error)
         if is_out_of_memory(error):
             if alone:
                 members[0].call.fail(out_of_memory(self._device.name, 1, members[0].length))

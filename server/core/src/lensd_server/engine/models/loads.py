@@ -12,9 +12,9 @@ from typing import Protocol
 
 import structlog
 
-from lensd_api import Draining, LensdError, LoadFailed
+from lensd_api import DeviceLost, Draining, LensdError, LoadFailed
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
-from lensd_server.engine.device import Device, is_out_of_memory
+from lensd_server.engine.device import Device, device_lost, is_beyond_repair, is_out_of_memory
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.models.claims import Claim, Go, MakeRoom, Wait, check_budget, decide
@@ -81,9 +81,11 @@ class Loads:
         limits: LimitSettings,
         observers: Observers,
         clock: Callable[[], float],
+        when_lost: Callable[[str], None],
     ) -> None:
         self._shelf, self._loader, self._devices = shelf, loader, devices
         self._limits, self._observers, self._clock = limits, observers, clock
+        self._when_lost = when_lost
         self.room = Room(devices, limits.memory_bytes)
         self.pace = EvictionPace(limits.max_evictions_per_minute)
         self._claims: list[Claim] = []
@@ -94,7 +96,7 @@ class Loads:
     def ask(self, slot: Slot) -> None:
         """Somebody wants ``slot``: it gets a place in the line, and a thread where it has none. Locked."""
         slot.order = slot.order or next(self._orders)
-        if slot.state in (ModelState.COLD, ModelState.FAILED) and not self._closed:
+        if slot.state in (ModelState.COLD, ModelState.FAILED) and not self._closed and slot.resident is None:
             slot.state, slot.problem, slot.error = ModelState.LOADING, "", None
             slot.stage, slot.fraction, slot.detail = "fetch", 0.0, ""
             slot.loading = threading.Thread(
@@ -267,7 +269,21 @@ class Loads:
             max_rows=self._limits.max_queued_rows,
             caller_share=self._limits.caller_share,
         )
-        return Batcher(slot.name, loaded.model, loaded.device, limits, observers=self._observers)
+        return Batcher(
+            slot.name,
+            loaded.model,
+            loaded.device,
+            limits,
+            observers=self._observers,
+            when_lost=lambda lost: self._lose(slot, lost),
+        )
+
+    def _lose(self, slot: Slot, lost: DeviceLost) -> None:
+        """The device is beyond repair: nobody gets the model any more, and the process must end."""
+        with self._shelf.changed:
+            self._fail(slot, lost)
+        self._shelf.notify(slot)
+        self._when_lost(f"{lost.metadata['device']} failed under model {slot.name}")
 
     def _serve(self, slot: Slot, model: ResidentModel, took: float) -> None:
         loaded = model.loaded
@@ -321,16 +337,26 @@ class Loads:
                 else:
                     slot.order = 0
                 return
-            slot.failures += 1
-            slot.retry_at = self._clock() + min(MAX_BACKOFF_S, 2.0**slot.failures)
-            slot.state, slot.problem, slot.error = ModelState.FAILED, error.message, error
-            slot.refuse(error)
+            self._fail(slot, error)
+        if isinstance(error, DeviceLost):
+            self._when_lost(f"{error.metadata['device']} failed while model {slot.name} was loaded")
+
+    def _fail(self, slot: Slot, error: LensdError) -> None:
+        """Says why it does not serve, and when it may be tried again. Locked."""
+        slot.failures += 1
+        slot.retry_at = self._clock() + min(MAX_BACKOFF_S, 2.0**slot.failures)
+        if isinstance(error, DeviceLost):
+            slot.retry_at = float("inf")
+        slot.state, slot.problem, slot.error = ModelState.FAILED, error.message, again(error)
+        slot.refuse(error)
 
 
 def _explain(slot: Slot, fault: BaseException) -> LensdError:
     """Why a load failed, without what the fault holds on to."""
     if isinstance(fault, LensdError):
         return again(fault)
+    if is_beyond_repair(fault):
+        return device_lost("the device" if slot.reservation is None else slot.reservation.device)
     if is_out_of_memory(fault):
         device = "the device" if slot.reservation is None else slot.reservation.device
         return LoadFailed(

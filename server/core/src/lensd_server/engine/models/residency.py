@@ -5,6 +5,7 @@ with a lease is never freed, and what is in memory stays within each device's bu
 any thread and any event loop.
 """
 
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -36,13 +37,21 @@ class Residency:
         *,
         devices: OffersDevices | None = None,
         observers: Observers | None = None,
+        when_lost: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``when_lost`` is called, on any thread, when only a new process can use a device again."""
         self._clock = clock
         self._shelf = Shelf(models)
         self._devices = devices or Devices()
         self._loads = Loads(
-            self._shelf, loader, self._devices, limits or LimitSettings(), observers or Observers(), clock
+            self._shelf,
+            loader,
+            self._devices,
+            limits or LimitSettings(),
+            observers or Observers(),
+            clock,
+            when_lost,
         )
 
     @property
@@ -193,7 +202,7 @@ class Residency:
                 return waiter
             remaining = slot.retry_at - self._clock()
             if slot.error is not None and remaining > 0:
-                raise again(slot.error, remaining)
+                raise again(slot.error, None if math.isinf(remaining) else remaining)
             slot.waiters.append(waiter)
             self._loads.ask(slot)
         self._shelf.notify(slot)

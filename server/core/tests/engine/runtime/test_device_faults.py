@@ -1,0 +1,122 @@
+"""A device that runs out of memory fails what did not fit; one that breaks fails everything at once."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from lensd_api import DeviceLost, DeviceOutOfMemory
+from lensd_server.engine.device import Device, is_beyond_repair
+from lensd_server.engine.events import ModelState
+from server.core.tests.engine.runtime.bounded import Bounded
+
+EXHAUSTED = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"
+
+
+def exhausted(most_rows: int) -> Callable[[list[tuple[int, ...]]], Exception | None]:
+    """Memory for ``most_rows`` rows and no more."""
+    return lambda rows: torch.OutOfMemoryError("CUDA out of memory") if len(rows) > most_rows else None
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Notes each time that memory is given back to a device."""
+    noted: list[str] = []
+    monkeypatch.setattr(Device, "release", lambda self: noted.append(self.name))
+    return noted
+
+
+def test_a_batch_that_does_not_fit_runs_in_smaller_ones(bench: Any, released: list[str]) -> None:
+    held = bench.occupy()
+    futures = [bench.submit([token, token + 1]) for token in range(2, 8)]
+    bench.forwards.fault = exhausted(2)
+    bench.forwards.release()
+    bench.outcome(held)
+    assert [bench.outcome(future).error for future in futures] == [None] * 6
+    assert [len(rows) for rows in bench.forwards.batches] == [1, 6, 3, 1, 2, 3, 1, 2]
+    assert released, "the cache is emptied before the next try"
+
+
+def test_only_the_row_that_never_fits_fails(bench: Any, released: list[str]) -> None:
+    def too_long(rows: list[tuple[int, ...]]) -> Exception | None:
+        return EXHAUSTED if any(len(row) > 5 for row in rows) else None
+
+    held = bench.occupy()
+    futures = [bench.submit(list(range(2, 2 + length))) for length in (2, 9, 3, 4)]
+    bench.forwards.fault = too_long
+    bench.forwards.release()
+    bench.outcome(held)
+    errors = [bench.outcome(future).error for future in futures]
+    assert [type(error) for error in errors] == [type(None), DeviceOutOfMemory, type(None), type(None)]
+    assert errors[1].reason == "DEVICE_OOM"
+
+
+def test_the_next_request_is_served_after_one_did_not_fit(bench: Any) -> None:
+    bench.forwards.fault = exhausted(0)
+    assert isinstance(bench.outcome(bench.submit([2, 3])).error, DeviceOutOfMemory)
+    bench.forwards.fault = lambda rows: None
+    assert bench.outcome(bench.submit([2, 3])).error is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError(ASSERT), True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("CUDA error: invalid argument"), False),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError(ASSERT), False),
+    ],
+)
+def test_a_broken_context_is_told_from_other_faults(error: Exception, expected: bool) -> None:
+    assert is_beyond_repair(error) is expected
+
+
+def test_a_broken_device_fails_what_runs_and_waits_and_comes(bench: Any) -> None:
+    lost: list[DeviceLost] = []
+    bench.batcher._when_lost = lost.append
+    held = bench.occupy()
+    waiting = [bench.submit([token, 3]) for token in range(2, 5)]
+    bench.forwards.fault = lambda rows: RuntimeError(ASSERT)
+    bench.forwards.release()
+    errors = [bench.outcome(future).error for future in (held, *waiting)]
+    assert {type(error) for error in errors} == {DeviceLost}
+    assert errors[0].retry_after_s
+    assert len(bench.forwards.batches) == 1, "nothing is tried again on a broken device"
+    with pytest.raises(DeviceLost):
+        bench.submit([2, 3])
+    bench.batcher._thread.join(60)
+    assert len(lost) == 1
+
+
+async def test_a_model_on_a_broken_device_is_refused_and_the_process_told(make_rig: Any) -> None:
+    told: list[str] = []
+    rig = make_rig()
+    rig.residency._loads._when_lost = told.append
+    async with rig.residency.lease("llama"):
+        pass
+    rig.residency._loads._lose(
+        rig.residency._shelf.slot("llama"), DeviceLost("broken", metadata={"device": "cuda:0"})
+    )
+    assert rig.residency.status("llama").state is ModelState.FAILED
+    with pytest.raises(DeviceLost):
+        async with rig.residency.lease("llama"):
+            pass
+    assert told == ["cuda:0 failed under model llama"]
+
+
+async def test_a_device_that_breaks_during_a_load_is_told_too() -> None:
+    bounded = Bounded({"a": 100})
+    told: list[str] = []
+    bounded.residency._loads._when_lost = told.append
+    bounded.loader.faults["a"] = RuntimeError(ASSERT)
+    with pytest.raises(DeviceLost):
+        await bounded.use("a")
+    await asyncio.to_thread(bounded.close)
+    assert told == ["cpu failed while model a was loaded"]
