@@ -132,7 +132,7 @@ SATURATION = Group(
         ),
         Alert(
             "LensdRejecting",
-            f'sum by (job) (rate({d.REJECTED.name}{{reason!~"DRAINING|DEVICE_OOM|TOO_LARGE|QUOTA_EXCEEDED"}}[5m]))\n'
+            f'sum by (job) (rate({d.REJECTED.name}{{reason!~"DRAINING|DEVICE_OOM|TOO_LARGE|OVER_BUDGET|QUOTA_EXCEEDED"}}[5m]))\n'
             f"/\nsum by (job) (rate({d.ANALYSES.name}[5m]))\n> 0.1",
             "page",
             "{{ $labels.job }} refuses {{ $value | humanizePercentage }} of analyses",
@@ -140,8 +140,10 @@ SATURATION = Group(
             "worse, not better.",
             (
                 "Dashboard *Service overview*, *Refused*: the reason.",
-                "`QUEUE_FULL`: as LensdQueueWaitLong. `limits.max_analyses` and `limits.max_queued_rows` bound "
-                "memory; raise them only if memory allows.",
+                "`QUEUE_FULL`: as LensdQueueWaitLong. `limits.max_analyses`, `max_queued_rows` and `max_admitted_*` "
+                "bound memory; raise them only if memory allows.",
+                "`DEADLINE_TOO_SHORT`: callers allow less time than their work, or what is ahead of it, takes: as "
+                "LensdQueueWaitLong, or longer deadlines.",
                 "`STREAM_FULL`: one client keeps too many analyses open on one stream: `lensctl ps` shows its peer.",
                 "`LOAD_FAILED`: see LensdModelLoadFailing.",
             ),
