@@ -80,7 +80,9 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, start: float, end: float,
     figure.savefig(drawn, dpi=82, facecolor=_PAGE)
     plt.close(figure)
     # Flat colours: a palette is a third of the size and looks the same.
-    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(
+        256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+    ).save(path, optimize=True)
 
 
 def _card(figure: Figure, left: float, bottom: float, w: float, h: float, title: str, height: float) -> None:
@@ -371,8 +373,8 @@ def main() -> None:
             prometheus.until("a scrape", lambda: bool(prometheus.query("lensd_build_info")))
             start = time.time()
             scenario.serve_callers(target, options.seconds * 0.25, callers=3)
-            scenario.misbehave(target)
             scenario.serve_callers(target, options.seconds * 0.5, callers=8)
+            scenario.misbehave(target)
             scenario.break_things(target)
             scenario.serve_dla(target, options.seconds * 0.25)
             prometheus.until("the alerts", lambda: len(prometheus.firing()) >= 2)

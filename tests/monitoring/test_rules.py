@@ -44,6 +44,8 @@ HEALTHY = {
     'lensd_event_loop_lag_seconds_bucket{job="lensd",instance="a",le="0.1"}': "0+240x6000",
     'lensd_event_loop_lag_seconds_bucket{job="lensd",instance="a",le="1"}': "0+240x6000",
     'lensd_event_loop_lag_seconds_bucket{job="lensd",instance="a",le="+Inf"}': "0+240x6000",
+    'lensd_model_evictions_total{job="lensd",instance="a",model="m",reason="idle"}': "0+1x6000",
+    'lensd_model_evictions_total{job="lensd",instance="a",model="m",reason="turn"}': "0x6000",
     'lensd_draining{job="lensd",instance="a"}': "0x6000",
     # promtool begins at second 0.
     'lensd_tls_certificate_expiry_timestamp_seconds{job="lensd",instance="a",listener="public"}': "9000000x6000",
@@ -56,6 +58,7 @@ _ANALYSES = 'lensd_analyses_total{job="lensd",instance="a",analyzer="dla",model=
 _STATE = 'lensd_model_state{job="lensd",instance="a",model="m",state="%s"}'
 _QUEUE = 'lensd_analysis_queue_seconds_bucket{job="lensd",instance="a",analyzer="dla",model="m",le="%s"}'
 _EXPIRY = 'lensd_tls_certificate_expiry_timestamp_seconds{job="lensd",instance="a",listener="public"}'
+_EVICTIONS = 'lensd_model_evictions_total{job="lensd",instance="a",model="m",reason="%s"}'
 _LAG = 'lensd_event_loop_lag_seconds_bucket{job="lensd",instance="a",le="%s"}'
 
 
@@ -162,6 +165,14 @@ CASES = [
         summary="a could not load m",
         labels={**_ONE, "model": "m", "outcome": "failed"},
         silent_at=("9m", "30m"),
+    ),
+    Case(
+        "LensdEvictionThrash",
+        {_EVICTIONS % "turn": "0x5 0+1x15 15x60"},
+        at="20m",
+        summary="a evicted models that were wanted 14 times in 15 minutes",
+        labels=_ONE,
+        silent_at=("5m", "10m", "40m"),
     ),
     Case(
         "LensdDrainStuck",

@@ -184,6 +184,21 @@ MODELS = Group(
                 "Disk full: the cache folder (`server.cache_dir`) may be deleted.",
             ),
         ),
+        Alert(
+            "LensdEvictionThrash",
+            f'sum by (job, instance) (increase({d.MODEL_EVICTIONS.name}{{reason="turn"}}[15m])) > 10',
+            "ticket",
+            '{{ $labels.instance }} evicted models that were wanted {{ $value | printf "%.0f" }} times in 15 minutes',
+            "Models that are asked for at the same time do not fit together, so they take turns: most of the time goes "
+            "into loading instead of analysing.",
+            (
+                "Dashboard *Models and memory*: *Evictions* says which models take turns, *Memory of each device* "
+                "what they have to share.",
+                "Raise `limits.memory_bytes` if the device has more, or load one of them as bfloat16 (`dtype`).",
+                "Give each model a daemon or a device of its own (`models.NAME.device`), or `pin` the one that "
+                "matters most.",
+            ),
+        ),
     ),
 )
 

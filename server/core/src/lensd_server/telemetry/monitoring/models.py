@@ -67,8 +67,33 @@ _MODELS = Section(
     ),
 )
 
+_ROOM = Section(
+    "Room for models",
+    (
+        Panel(
+            "Memory of each device",
+            "What models may have of it, what is set aside for those that are there, and what the process has.",
+            (Query(total(select(d.DEVICE_MEMORY), ("device", "kind")), "{{device}} {{kind}}"),),
+            unit="bytes",
+        ),
+        Panel(
+            "Evictions",
+            "Models that made room. For one that others waited for (`turn`) again and again: they do not fit together.",
+            (Query(f"increase({select(d.MODEL_EVICTIONS)}[$__rate_interval]) > 0", "{{model}} {{reason}}"),),
+            stacked=True,
+            quiet=True,
+        ),
+        Panel(
+            "Analyses that wait for a load",
+            "Each waits for the whole of it.",
+            (Query(total(select(d.MODEL_WAITING), ("model",)), "{{model}}"),),
+            stacked=True,
+        ),
+    ),
+)
+
 _MEMORY = Section(
-    "Memory",
+    "The process",
     (
         Panel(
             "Weights of each model",
@@ -78,15 +103,18 @@ _MEMORY = Section(
             stacked=True,
         ),
         Panel(
-            "Process",
+            "Memory of the process",
             "Resident memory of each daemon, weights on the CPU included.",
             (Query(total(select(d.PROCESS_MEMORY), ("instance",)), "{{instance}}"),),
             unit="bytes",
         ),
         Panel(
-            "Open files",
-            "File descriptors of each daemon against what it may open: connections, mostly.",
-            (Query(total(select(d.PROCESS_FILES), ("instance",)), "{{instance}}"),),
+            "Open files and hooks",
+            "File descriptors, connections mostly, and hooks on the models' modules: ever more of either are a leak.",
+            (
+                Query(total(select(d.PROCESS_FILES), ("instance",)), "{{instance}} files"),
+                Query(total(select(d.MODEL_HOOKS), ("instance",)), "{{instance}} hooks"),
+            ),
         ),
     ),
 )
@@ -95,5 +123,5 @@ MODELS = Dashboard(
     "lensd-models",
     "lensd / Models and memory",
     "Which models are in memory, how they got there, and what they occupy.",
-    (_MODELS, _MEMORY),
+    (_MODELS, _ROOM, _MEMORY),
 )
