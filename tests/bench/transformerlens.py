@@ -106,7 +106,7 @@ def _apart(target: str, worker: Worker, prompts: Sequence[str]) -> float:
         for prompt in prompts:
             theirs = worker.run([prompt], sparing=True)
             run = lens.analyze("dla", EMBEDDED_NAME, prompt=prompt, unit=UNIT, target=theirs["target"])
-            heads = np.asarray(run["heads"].data).reshape(-1)
+            heads = run["heads"].to_numpy().reshape(-1)
             expected = np.asarray(theirs["heads"])
             apart = max(apart, float(np.abs(heads - expected).max() / np.abs(expected).max()))
     return apart
