@@ -1,0 +1,65 @@
+"""The operator's journeys of server/deploy/SECURITY.md, run as they stand in one shell."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import read_blocks
+from tests.e2e.daemon import save_tiny_models
+
+PAGE = Path(__file__).parents[2] / "server" / "deploy" / "SECURITY.md"
+PORTS = ("50051", "50052", "9464")
+
+
+def journey(model: Path) -> str:
+    """All blocks of the page as one script, with a tiny model, on ports that are free."""
+    parts = ["set -euo pipefail", "trap 'kill $(jobs -p) 2> /dev/null' EXIT"]
+    for block in read_blocks(PAGE):
+        if block.language == "toml":
+            table = f'[models.smollm2-135m]\nsource = "dir:{model}"\npreload = true\n'
+            parts.append(f"cat > lensd.toml <<'END'\n{block.text}\n{table}END")
+        else:
+            assert block.language == "sh", f"{PAGE}:{block.line}: nothing runs {block.language}"
+            parts.append(block.text)
+    script = "\n".join(parts)
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    for port, probe in zip(PORTS, probes, strict=True):
+        script = script.replace(port, str(probe.getsockname()[1]))
+        probe.close()
+    return script
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="the journeys make their certificates with openssl"
+)
+def test_the_journeys_work_as_they_are_written(tmp_path: Path) -> None:
+    folder = tmp_path / "operator"
+    folder.mkdir()
+    script = journey(save_tiny_models(tmp_path / "models", "llama") / "llama")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LENSD_")} | {
+        "PATH": path,
+        "LENSD_SERVER__CACHE_DIR": str(tmp_path / "cache"),
+    }
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
+    logs = "".join(f"\n--- {log.name}\n{log.read_text()[-4000:]}" for log in folder.glob("*.log"))
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}{logs}"
+    audit = (folder / "audit.jsonl").read_text()
+    assert "ADMIN_LISTENER_ONLY" in audit or "SCOPE_MISSING" in audit
+    assert "NO_CREDENTIALS" in audit
+    assert '"caller": "ops"' in audit
+    assert "lensd_tls_certificate_expiry_timestamp_seconds" in done.stdout
+    secrets = [file.read_text().strip() for file in folder.glob("*.token")]
+    everything = audit + "".join(log.read_text() for log in folder.glob("*.log"))
+    assert secrets
+    assert not any(secret in everything for secret in secrets)
+    assert "certificate read again" in everything
+    assert "tokens read again" in everything
