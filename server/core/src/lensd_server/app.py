@@ -15,6 +15,7 @@ from lensd_server.access.access import Access
 from lensd_server.access.certificates import CertificateError, Certificates
 from lensd_server.access.tokens import TokenFileError
 from lensd_server.addresses import socket_path
+from lensd_server.crashing import CrashingAnalyzers
 from lensd_server.daemon import Daemon, Engine, StartFailed
 from lensd_server.engine.anatomy.hooks import count_hooks
 from lensd_server.engine.artifact_remote import WrongStore
@@ -117,7 +118,15 @@ def assemble(settings: Settings) -> Engine:
     metrics.expect(settings.models)
     # Metrics first: a plugin's hook must not delay them.
     observers = Observers(
-        analyses=(metrics, access.quotas, AnalysisLog(), registry), batches=(metrics,), loads=(metrics,)
+        analyses=(
+            metrics,
+            access.quotas,
+            CrashingAnalyzers(registry, settings.plugins, callers_are_known=settings.auth.required),
+            AnalysisLog(),
+            registry,
+        ),
+        batches=(metrics,),
+        loads=(metrics,),
     )
     cpu_turn = Turn()
     devices = Devices(cpu_turn)

@@ -61,6 +61,11 @@ class AnalyzerRegistry:
         names = ", ".join(analyzer.name for analyzer in self.analyzers()) or "none is installed"
         raise UnknownAnalyzer(f"no analyzer {name!r}; available: {names}")
 
+    def distribution_of(self, name: str) -> str | None:
+        """Whose analyzer answers to ``name``; ``None`` when it is quarantined already, or none does."""
+        found = self._answers.get(name)
+        return None if found is None or found.distribution in self._quarantined else found.distribution
+
     def analyzers(self) -> list[RegisteredAnalyzer]:
         """Every analyzer once, by the shortest name it answers to, sorted."""
         shortest: dict[int, RegisteredAnalyzer] = {}

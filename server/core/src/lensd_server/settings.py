@@ -158,10 +158,14 @@ class QuotaSettings(CallerQuota):
 
 
 class PluginSettings(_Section):
-    """``[plugins]``: which distributions may be imported."""
+    """``[plugins]``: which distributions may be imported, and when one is switched off."""
 
     #: Names of distributions; ``None`` allows every installed one.
     allow: tuple[str, ...] | None = None
+    #: Failures of one analyzer in a row after which its plugin is quarantined; ``None`` to let it.
+    max_failures: int | None = Field(default=20, ge=1)
+    #: Within how long they have to happen.
+    failure_window_s: float = Field(default=300.0, gt=0)
 
 
 class ModelSettings(_Section):
