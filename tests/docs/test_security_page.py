@@ -20,7 +20,7 @@ PORTS = ("50051", "50052", "9464")
 
 def journey(model: Path) -> str:
     """All blocks of the page as one script, with a tiny model, on ports that are free."""
-    parts = ["set -euo pipefail", "trap 'kill $(jobs -p) 2> /dev/null' EXIT"]
+    parts = ["set -euo pipefail"]
     for block in read_blocks(PAGE):
         if block.language == "toml":
             table = f'[models.smollm2-135m]\nsource = "dir:{model}"\npreload = true\n'

@@ -7,6 +7,7 @@ from lensd_server.doctor.finding import Finding, Verdict
 from lensd_server.doctor.machine import examine_machine
 from lensd_server.doctor.models import INSTALL_EMBEDDED, examine_models
 from lensd_server.doctor.places import examine_places
+from lensd_server.doctor.protection import examine_protection
 from lensd_server.plugins import AnalyzerRegistry, PluginStatus, discover
 from lensd_server.settings import Settings
 
@@ -19,6 +20,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from examine_machine(settings)
     yield from examine_models(settings, registry.model_sources())
     yield from examine_places(settings)
+    yield from examine_protection(settings)
     yield from _plugins(registry)
 
 
