@@ -85,13 +85,16 @@ def test_low_priority_leads_one_batch_in_a_few_however_many_interactive_rows_the
     assert leaders == (["high"] * (TURNS - 1) + ["low"]) * 2
 
 
-def test_rows_of_low_priority_fill_a_batch_only_while_it_stays_short() -> None:
+def test_rows_of_low_priority_fill_an_interactive_batch_only_where_that_is_free() -> None:
     queue = RowQueue(LIMITS)
     queue.add(call(low(), 100, length=14))
     queue.add(call(Ticket("high"), first=500, length=14))
     batch = queue.take(0.0)
-    assert owners(batch).count("high") == 1
-    assert LINE.seconds(padded(batch)) <= 1.25 * LINE.seconds(14)
+    assert owners(batch) == ["high"]
+    roomy = RowQueue(BatchLimits(4096, Price(((8, 0.005), (1024, 0.005), (2048, 0.009)))))
+    roomy.add(call(low(), 50, length=14))
+    roomy.add(call(Ticket("high"), first=500, length=14))
+    assert len(roomy.take(0.0).rows) == 51
 
 
 def test_batches_of_low_priority_are_short_while_interactive_rows_are_about() -> None:
@@ -147,7 +150,7 @@ def test_the_median_of_interactive_requests_is_bounded_under_a_flood() -> None:
             begun = now - LINE.seconds(padded(batch))
             queue.add(call(Ticket("high"), at=begun, first=7, length=14))
     waits.sort()
-    assert waits[len(waits) // 2] <= 2.6 * idle
+    assert waits[len(waits) // 2] <= 2.3 * idle
 
 
 def test_what_nobody_waits_for_is_not_taken() -> None:

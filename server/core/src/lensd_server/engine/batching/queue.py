@@ -40,8 +40,10 @@ TURNS = 8
 #: How long after the last interactive row others keep their batches short.
 ABOUT_S = 5.0
 #: What a short batch may take, in forwards of one interactive row: whoever has just missed one waits for
-#: it and then for a batch of its own, together two and a half forwards.
+#: it and then for a batch of its own.
 SHORT_BATCH = 1.25
+#: How much longer others may make an interactive batch: where the device has room, they cost nothing.
+FILLED_BATCH = 1.05
 #: Parts of rows are not made shorter than this: each of them costs a forward.
 LEAST_PART = 16
 
@@ -183,7 +185,8 @@ class RowQueue:
         if not live:
             return []
         low_leads = self._low_leads(live)
-        short, full = self._short(live, now), self._limits.max_tokens
+        full = self._limits.max_tokens
+        short = self._short(live, now, SHORT_BATCH if low_leads else FILLED_BATCH)
         lead, other = (short, full) if low_leads else (full, short)
         near = _in_view(live)
         claims = [self._claim(row, low_leads) for row in near]
@@ -253,15 +256,16 @@ class RowQueue:
         self._since_low = 0 if leads or not low else self._since_low + 1
         return leads
 
-    def _short(self, live: list[QueuedRow], now: float) -> int:
-        """Padded tokens that rows of low priority may make a batch hold now."""
+    def _short(self, live: list[QueuedRow], now: float, forwards: float) -> int:
+        """Padded tokens that rows of low priority may make a batch hold now: while interactive rows are
+        about, as many as take no longer than ``forwards`` of such a row."""
         waiting = [row.length for row in live if _is_interactive(row)]
         if waiting:
             self._note_interactive(min(waiting), now)
         if self._interactive_at is None or now - self._interactive_at > ABOUT_S:
             return self._limits.max_tokens
         price = self._limits.price
-        within = price.tokens_within(SHORT_BATCH * price.seconds(self._interactive_length))
+        within = price.tokens_within(forwards * price.seconds(self._interactive_length))
         return min(self._limits.max_tokens, max(1, within))
 
     def _note_interactive(self, length: int, now: float) -> None:
