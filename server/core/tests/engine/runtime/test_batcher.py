@@ -23,6 +23,7 @@ from lensd_api import (
     Site,
     Stack,
     TooLarge,
+    Unavailable,
 )
 from lensd_server.engine.batching.price import Price
 from lensd_server.engine.batching.ticket import Ticket
@@ -155,6 +156,29 @@ def test_an_exception_in_a_reduce_fails_only_the_call_that_caused_it(bench: Any)
 def test_a_reduce_that_loses_a_row_is_the_plugins_failure(bench: Any) -> None:
     call = bench.outcome(bench.submit([1], [2], capture=Capture(SITES, reduce=Reduce(forgetful))))
     assert isinstance(call.error, PluginFailure)
+
+
+def writing(stack: Any, model: Any, args: Any = None) -> list[int]:
+    """A reduce that writes into the model; the same numbers, for the sake of the other tests."""
+    model.unembed[0].mul_(1.0)
+    return [0] * len(stack.args)
+
+
+def test_a_reduce_that_writes_into_the_weights_fails_and_nothing_is_read_from_them_again(bench: Any) -> None:
+    bench.occupy()
+    good = bench.submit([1], capture=touching(None))
+    bad = [
+        bench.submit([i], capture=Capture(SITES, reduce=Reduce(writing)), ticket=Ticket(analyzer="vandal"))
+        for i in (2, 3)
+    ]
+    bench.forwards.release()
+    assert bench.outcome(good).error is None
+    for future in bad:
+        assert isinstance(bench.outcome(future).error, PluginFailure)
+    refused = bench.outcome(bench.submit([4])).error
+    assert isinstance(refused, Unavailable)
+    assert (refused.reason, refused.metadata["analyzer"]) == ("MODEL_DAMAGED", "vandal")
+    assert "unloaded and loaded again" in refused.message
 
 
 def test_out_of_memory_is_narrowed_down_to_the_row_that_does_not_fit(bench: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensd_api import LensdError, Site, Stack
+from lensd_api import LensdError, PluginFailure, Site, Stack, Unavailable
 from lensd_server.engine.anatomy.capture import GatherGroup
 from lensd_server.engine.anatomy.continuing import Continuation, check_continuation
 from lensd_server.engine.anatomy.inspect import InspectedModel
@@ -19,6 +19,8 @@ from lensd_server.engine.anatomy.past import LaneCache
 from lensd_server.engine.batching.batch import group_wanted, pad, split_stack
 from lensd_server.engine.batching.call import QueuedRow
 from lensd_server.engine.batching.progress import Batch
+from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.batching.weights import WeightsChanged, WriteCount
 from lensd_server.engine.device import (
     Device,
     device_lost,
@@ -51,6 +53,9 @@ class BatchExecution:
         #: Whose reduce runs and since when, by the clock; ``None`` while none does. Read by other threads.
         self.reducing: tuple[Ticket, float] | None = None
         self._continuation: Continuation | None = None
+        self._writes = WriteCount((*model.module.parameters(), *model.module.buffers()))
+        #: Why nothing this model says can be trusted any more; it is healed by being loaded anew.
+        self._damage: Unavailable | None = None
 
     @property
     def continuation(self) -> Continuation:
@@ -63,6 +68,10 @@ class BatchExecution:
         """Runs the next step of ``rows`` together. Raises DeviceLost, and else only for a bug of ours."""
         rows = [row for row in rows if row.wanted]
         if not rows:
+            return
+        if self._damage is not None:
+            for row in rows:
+                row.call.fail(self._damage)
             return
         started = self._clock()
         batch = Batch(rows)
@@ -127,15 +136,30 @@ class BatchExecution:
         reduce = members[0].call.reduce
         if reduce is None:
             return list(split_stack(stack))
+        if self._damage is not None:
+            raise self._damage
         self.reducing = members[0].call.ticket, self._clock()
+        writes = self._writes.now()
         try:
             values = list(reduce(stack, self._model.view))
         finally:
             self.reducing = None
+            if self._writes.now() != writes:
+                self._lay_down(members[0].call.ticket.analyzer)
         if len(values) != len(members):
             name = getattr(reduce, "__qualname__", repr(reduce))
             raise TypeError(f"{name} must return one value a row: {len(members)} rows, {len(values)} values")
         return values
+
+    def _lay_down(self, analyzer: str) -> None:
+        """The weights are not what they were: whoever asks from now on is refused. Raises WeightsChanged."""
+        self._damage = Unavailable(
+            f"analyzer {analyzer} wrote into the weights of model {self._name}, whose answers would be wrong: "
+            "have it unloaded and loaded again",
+            reason="MODEL_DAMAGED",
+            metadata={"model": self._name, "analyzer": analyzer},
+        )
+        raise WeightsChanged(f"a reduce of {analyzer} wrote into the weights of {self._name}")
 
     def _narrow(self, rows: Sequence[QueuedRow], fault: Exception, *, exhausted: bool) -> None:
         """A forward failed as a whole: try its halves, so that only the row that is to blame fails."""
@@ -179,6 +203,10 @@ class BatchExecution:
                 self._narrow(members, error, exhausted=True)
             return
         calls = {id(row.call): row.call for row in members}
+        if isinstance(error, WeightsChanged):
+            for call in calls.values():
+                call.fail(_failure_of(error, call.ticket))
+            return
         if len(calls) > 1:
             for call in calls.values():
                 self.run([row for row in members if row.call is call])
@@ -187,5 +215,8 @@ class BatchExecution:
         if isinstance(error, LensdError):
             call.fail(error)
         else:
-            ticket = call.ticket
-            call.fail(plugin_failure(error, analyzer=ticket.analyzer, request_id=ticket.request_id))
+            call.fail(_failure_of(error, call.ticket))
+
+
+def _failure_of(error: Exception, ticket: Ticket) -> PluginFailure:
+    return plugin_failure(error, analyzer=ticket.analyzer, request_id=ticket.request_id)
