@@ -23,6 +23,7 @@ from lensd_server.engine.batching.queue import BatchLimits, RowQueue
 from lensd_server.engine.batching.sharing import share
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.device import Device, device_lost
+from lensd_server.engine.events import caller_of
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.observers import BatchRecord, Observers
 
@@ -264,7 +265,7 @@ class Batcher:
         own, share = self._queue.of_caller(ticket), self._limits.max_own_rows
         if own + rows > share:
             raise QuotaExceeded(
-                caller=str(ticket.caller),
+                caller=caller_of(ticket.identity, ticket.peer) or "this analysis",
                 quota="limits.caller_share",
                 limit=share,
                 unit="waiting rows",
