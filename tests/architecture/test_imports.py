@@ -31,11 +31,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{f"plugins/{name}": {"lensd_api"} for name in PLUGINS},
 }
 
-#: Top-level packages shared by several distributions: longest prefix wins.
+#: Top-level packages shared by several distributions: the first prefix wins.
 _SHARED = {
     "google.protobuf": "protobuf",
     "google.rpc": "googleapis-common-protos",
     "google.type": "googleapis-common-protos",
+    "opentelemetry.exporter.otlp.proto.grpc": "opentelemetry-exporter-otlp-proto-grpc",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry": "opentelemetry-api",
 }
 
 #: Declared although nothing here imports them, and why.

@@ -4,6 +4,7 @@ from typing import Any
 
 from lensd_client._retry import Attempts
 from lensd_client._status import error_from_call
+from lensd_client._trace import trace_metadata
 from lensd_client.channels import Connection, Path_
 from lensd_client.errors import LensdError, PermissionDenied, ServerUnavailable
 from lensd_client.requests import Request, duration, to_message
@@ -84,7 +85,7 @@ class ClientBase:
         """Keyword arguments of one attempt of a gRPC call."""
         return {
             "timeout": attempts.left_s(),
-            "metadata": self._connection.metadata,
+            "metadata": (*self._connection.metadata, *trace_metadata()),
             "wait_for_ready": self._wait_for_ready or None,
         }
 

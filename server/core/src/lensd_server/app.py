@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
+from lensd_server import __version__
 from lensd_server.access.access import Access
 from lensd_server.access.certificates import CertificateError, Certificates
 from lensd_server.access.tokens import TokenFileError
@@ -41,6 +43,9 @@ from lensd_server.telemetry.collectors import (
 from lensd_server.telemetry.foreign import ForeignCollector
 from lensd_server.telemetry.logging import AnalysisLog, configure_logging, keep_audit
 from lensd_server.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from lensd_server.telemetry.tracing import Tracing
 
 #: How long threads get to end once nothing is served, and how long where one is known not to.
 END_S, HELD_END_S = 20.0, 2.0
@@ -116,6 +121,8 @@ def assemble(settings: Settings) -> Engine:
         raise StartFailed(str(error)) from error
     metrics = Metrics()
     metrics.expect(settings.models)
+    tracing = _tracing(settings)
+    traced = () if tracing is None else (tracing,)
     # Metrics first: a plugin's hook must not delay them.
     observers = Observers(
         analyses=(
@@ -125,7 +132,7 @@ def assemble(settings: Settings) -> Engine:
             AnalysisLog(),
             registry,
         ),
-        batches=(metrics,),
+        batches=(metrics, *traced),
         loads=(metrics,),
     )
     cpu_turn = Turn()
@@ -160,6 +167,8 @@ def assemble(settings: Settings) -> Engine:
     def close() -> None:
         executor.close()
         residency.close()
+        if tracing is not None:
+            tracing.close()
 
     return Engine(
         residency,
@@ -172,7 +181,23 @@ def assemble(settings: Settings) -> Engine:
         stuck.when_held,
         executor.limit,
         access,
+        tracing,
     )
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    wanted = settings.tracing
+    if wanted.endpoint is None:
+        return None
+    try:
+        # Imported here: without tracing nobody pays for it.
+        from lensd_server.telemetry.tracing import open_tracing
+
+        return open_tracing(wanted.endpoint, wanted.sample_ratio, __version__)
+    except ImportError as error:
+        raise StartFailed(
+            "tracing.endpoint is set, but OpenTelemetry is not installed: pip install 'lensd-server[tracing]'"
+        ) from error
 
 
 def _storage(settings: Settings) -> Storage:

@@ -23,7 +23,7 @@ from lensd_server.engine.events import ModelState
 from lensd_server.engine.wakeup import post
 from lensd_server.plugins import AnalyzerRegistry
 from lensd_server.reload import change
-from lensd_server.rpc.analysis import AnalysisServicer
+from lensd_server.rpc.analysis import AnalysisServicer, TracesRequests
 from lensd_server.rpc.analyzers import AnalyzerServicer
 from lensd_server.rpc.artifact_service import ArtifactServicer
 from lensd_server.rpc.gate import Gate
@@ -70,6 +70,8 @@ class Engine:
     #: Called with the limits in force after a reload.
     limit: Callable[[LimitSettings], None] = lambda _: None
     access: Access = field(default_factory=Access)
+    #: Where requests are traced, if they are.
+    tracing: TracesRequests | None = None
 
 
 class Daemon:
@@ -156,6 +158,8 @@ class Daemon:
         await self._health.starting()
         servicers = self._make_servicers()
         readers = Readers(self._settings.limits, metrics)
+        tracing = self._engine.tracing
+        traces = [] if tracing is None else [tracing.interceptor()]
         addresses: list[str] = []
         for listener, address, setting in (
             (Listener.PUBLIC, server.listen, "server.listen"),
@@ -169,7 +173,7 @@ class Daemon:
                 access=self._engine.access,
                 on_socket=socket_path(address) is not None,
                 readers=readers,
-                interceptors=[MetricsInterceptor(metrics)],
+                interceptors=[MetricsInterceptor(metrics), *traces],
             )
             try:
                 addresses.append(listen(built, address, setting, self._engine.access.certificates))
@@ -185,7 +189,7 @@ class Daemon:
         facts = ServerFacts(start_time=time.time(), devices=engine.devices)
         self._servicers = Servicers(
             analysis=AnalysisServicer(
-                engine.analyses, limits, self._gate, engine.metrics, engine.access.quotas
+                engine.analyses, limits, self._gate, engine.metrics, engine.access.quotas, engine.tracing
             ),
             analyzers=AnalyzerServicer(engine.registry, engine.models),
             models=ModelServicer(engine.models, self._gate),

@@ -157,6 +157,15 @@ class QuotaSettings(CallerQuota):
         return CallerQuota(**{**self.model_dump(exclude={"callers"}), **own.model_dump(exclude_unset=True)})
 
 
+class TracingSettings(_Section):
+    """``[tracing]``: OpenTelemetry spans of analyses. Nothing is traced without an endpoint."""
+
+    #: Where an OTLP collector listens for gRPC, such as ``http://127.0.0.1:4317``; https: for TLS.
+    endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    #: Share of the requests without a trace of their own that is recorded; others as their caller decided.
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+
+
 class PluginSettings(_Section):
     """``[plugins]``: which distributions may be imported, and when one is switched off."""
 
@@ -195,6 +204,7 @@ class Settings(_Section):
     auth: AuthSettings = AuthSettings()
     quota: QuotaSettings = QuotaSettings()
     plugins: PluginSettings = PluginSettings()
+    tracing: TracingSettings = TracingSettings()
     models: dict[ModelName, ModelSettings] = Field(default_factory=_embedded)
 
     @model_validator(mode="before")
@@ -253,6 +263,7 @@ class _Environment(BaseSettings):
     auth: AuthSettings
     quota: QuotaSettings
     plugins: PluginSettings
+    tracing: TracingSettings
     models: dict[str, ModelSettings]
 
 

@@ -33,6 +33,7 @@ from lensd_server.engine.observers import Observers
 from lensd_server.engine.performing import Performer, why_cancelled
 from lensd_server.engine.running import Analysis
 from lensd_server.engine.storage import Storage
+from lensd_server.engine.tracing import CURRENT_SPAN
 from lensd_server.engine.watchdog import Stuck, Watchdog
 from lensd_server.settings import LimitSettings
 
@@ -191,6 +192,7 @@ class LocalExecutor:
             longest = time.monotonic() + self._limits.max_timeout_s
             deadline = longest if deadline is None else min(deadline, longest)
         ticket = Ticket(
+            span=CURRENT_SPAN.get(),
             request_id=request.request_id,
             analyzer=request.analyzer,
             peer=request.peer,

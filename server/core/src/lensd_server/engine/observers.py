@@ -6,7 +6,7 @@ once and be safe to call from any thread; one that raises is logged and otherwis
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -43,6 +43,8 @@ class BatchRecord:
     #: Of beginnings that several rows share, read once here; and what the other rows were spared.
     prefix_tokens: int = 0
     reused_tokens: int = 0
+    #: Span of each row whose request is traced (:mod:`lensd_server.engine.tracing`), and its wait in seconds.
+    traced: tuple[tuple[Any, float], ...] = ()
 
 
 class BatchObserver(Protocol):

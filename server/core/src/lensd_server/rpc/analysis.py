@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from typing import cast
+from contextlib import AbstractContextManager, aclosing
+from typing import Protocol, cast
+
+import grpc.aio
 
 from lensd_api.errors import Cancelled, DeadlineExceeded, LensdError
 from lensd_proto.v1 import analysis_pb2
@@ -21,12 +23,43 @@ from lensd_server.settings import LimitSettings
 from lensd_server.telemetry.metrics import Metrics
 
 
+class TracesOne(Protocol):
+    """Told what becomes of one request."""
+
+    def saw(self, event: AnalysisEvent) -> None:
+        """An event came out of the engine."""
+        ...
+
+    def sending(self) -> AbstractContextManager[None]:
+        """Around handing a message to the caller."""
+        ...
+
+
+class TracesRequests(Protocol):
+    """Where requests are traced: :class:`lensd_server.telemetry.tracing.Tracing`."""
+
+    def request(self, request: AnalysisRequest) -> AbstractContextManager[TracesOne]:
+        """Around one request."""
+        ...
+
+    def interceptor(self) -> grpc.aio.ServerInterceptor:
+        """What finds the trace that a call belongs to."""
+        ...
+
+
 class AnalysisServicer:
     """Streams what the executor finds."""
 
     def __init__(
-        self, executor: Executor, limits: LimitSettings, gate: Gate, metrics: Metrics, quotas: Quotas
+        self,
+        executor: Executor,
+        limits: LimitSettings,
+        gate: Gate,
+        metrics: Metrics,
+        quotas: Quotas,
+        tracing: TracesRequests | None = None,
     ) -> None:
+        self._tracing = tracing
         self._executor = executor
         self.limits = limits
         self._gate = gate
@@ -59,11 +92,26 @@ class AnalysisServicer:
 
     async def respond(self, request: AnalysisRequest) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
         """The messages of one analysis. Raises LensdError."""
+        if self._tracing is None:
+            responses = self._respond(request, None)
+            async with aclosing(responses):
+                async for response in responses:
+                    yield response
+            return
+        with self._tracing.request(request) as traced:
+            async with aclosing(self._respond(request, traced)) as responses:
+                async for response in responses:
+                    with traced.sending():
+                        yield response
+
+    async def _respond(
+        self, request: AnalysisRequest, traced: TracesOne | None
+    ) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
         try:
             if request.deadline is not None and request.deadline <= time.monotonic():
                 raise DeadlineExceeded("the deadline had passed when the request arrived; allow more time")
             with self._gate.enter(), self._quotas.analysis(request.caller):
-                async with aclosing(self._converse(request)) as responses:
+                async with aclosing(self._converse(request, traced)) as responses:
                     async for response in responses:
                         yield response
         except LensdError as error:
@@ -74,13 +122,17 @@ class AnalysisServicer:
                 raise self._gate.refusal() from error
             raise
 
-    async def _converse(self, request: AnalysisRequest) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
+    async def _converse(
+        self, request: AnalysisRequest, traced: TracesOne | None
+    ) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
         writer = EventWriter(request.request_id, self.limits.max_part_bytes)
         began = time.monotonic()
         accepted: Accepted | None = None
         found = False
         async with aclosing(cast("AsyncGenerator[AnalysisEvent]", self._executor.run(request))) as events:
             async for event in events:
+                if traced is not None:
+                    traced.saw(event)
                 if isinstance(event, Accepted):
                     accepted = event
                 elif isinstance(event, Found) and not found and accepted is not None:

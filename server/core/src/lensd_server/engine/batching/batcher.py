@@ -245,6 +245,12 @@ class Batcher:
         prefix_tokens = sum(rows[lane[0]].length for lane in begun)
         reused_tokens = sum((len(lane) - 1) * rows[lane[0]].length for lane in begun)
         started = self._clock()
+        # The wait of a row that is read in steps is told once.
+        traced = tuple(
+            (row.call.ticket.span, started - row.since if row.past is None else 0.0)
+            for row in rows
+            if row.call.ticket.span is not None
+        )
         self._execution.run(rows)
         seconds = self._clock() - started
         with self._changed:
@@ -258,6 +264,7 @@ class Batcher:
                 seconds=seconds,
                 prefix_tokens=prefix_tokens,
                 reused_tokens=reused_tokens,
+                traced=traced,
             )
         )
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from lensd_api import Cancelled, DeadlineExceeded
 from lensd_server.engine.events import Priority, Usage, caller_of
@@ -28,6 +29,8 @@ class Ticket:
     deadline: float | None = None
     usage: Usage = field(default_factory=Usage)
     cancelled_at: float | None = None
+    #: The span of its request, where that is traced.
+    span: Any | None = None
     _error: Callable[[], Cancelled | DeadlineExceeded] | None = None
     _callbacks: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     #: Batches and computations for it that a device is at.
