@@ -28,7 +28,7 @@ from lensd_server.telemetry.monitoring.files import DASHBOARDS
 from lensd_server.telemetry.monitoring.grafana import COLUMNS, Dashboard, Panel, Query, Section, laid_out
 from tests.monitoring import scenario
 from tests.monitoring.expressions import filled_in
-from tests.monitoring.prometheus import Prometheus, Series, running_prometheus
+from tests.monitoring.prometheus import INTERVAL_S, Prometheus, Series, running_prometheus
 
 PICTURES = Path(__file__).parents[2] / "server" / "deploy" / "pictures"
 WINDOW = "10s"
@@ -298,7 +298,7 @@ def _stat(axes: Axes, panel: Panel, found: list[Series], span: tuple[float, floa
 def _table(axes: Axes, found: list[Series], end: float) -> None:
     """What is there at the end."""
     axes.set_axis_off()
-    found = [series for series in found if series.times[-1] > end - 2]
+    found = [series for series in found if series.times[-1] > end - 2 * INTERVAL_S]
     hidden = {"job", "__name__"}
     columns = sorted({label for series in found for label in series.labels if label not in hidden})
     rows = sorted([series.labels.get(column, "") for column in columns] for series in found)

@@ -23,7 +23,7 @@ PROGRAM = shutil.which("prometheus")
 #: Why tests that need one are skipped.
 MISSING = "prometheus is not installed: apt-get install prometheus"
 #: How often it scrapes and evaluates here.
-INTERVAL_S = 1
+INTERVAL_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _columns(pairs: list[tuple[float, str]]) -> tuple[tuple[float, ...], tuple[f
 
 @contextmanager
 def running_prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """Scrapes ``target`` with the files of `lensd dashboards`, every second; ends with the block."""
+    """Scrapes ``target`` with the files of `lensd dashboards` every other second; ends with the block."""
     assert PROGRAM is not None, MISSING
     write(folder)
     path = folder / "prometheus" / "prometheus.yml"
