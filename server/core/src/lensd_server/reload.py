@@ -41,7 +41,7 @@ def change(old: Settings, new: Settings) -> Change:
     changed = [
         key for key in sorted({*_flat(old), *_flat(new)}) if _flat(old).get(key) != _flat(new).get(key)
     ]
-    applied = tuple(key for key in changed if key in LIVE)
+    applied = tuple(key for key in changed if _is_live(key, old, new))
     sections: dict[str, dict[str, Any]] = {}
     for key in applied:
         section, _, name = key.partition(".")
@@ -50,8 +50,15 @@ def change(old: Settings, new: Settings) -> Change:
     return Change(
         settings=old.model_copy(update=updates),
         applied=applied,
-        restart=tuple(key for key in changed if key not in LIVE),
+        restart=tuple(key for key in changed if key not in applied),
     )
+
+
+def _is_live(key: str, old: Settings, new: Settings) -> bool:
+    if key == "auth.certificates":
+        # From none to some, or back, changes whether callers have to say who they are.
+        return bool(old.auth.certificates) and bool(new.auth.certificates)
+    return key in LIVE
 
 
 def _flat(settings: Settings) -> dict[str, Any]:

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lensd_api.errors import Unauthenticated
 from lensd_server import cli
 from lensd_server.access.caller import Scope
+from lensd_server.access.identity import Authenticator
 from lensd_server.access.tokens import TokenFileError, Tokens, issue_token, read_tokens, revoke_tokens
+from lensd_server.settings import AuthSettings
 
 
 @pytest.fixture
@@ -150,3 +155,18 @@ class TestCommand:
         missing = CliRunner().invoke(cli.main, ["token", "--file", str(file), "list"])
         assert missing.exit_code == 1
         assert "No such file" in missing.output
+
+
+@given(
+    headers=st.lists(
+        st.one_of(st.text(), st.text().map(lambda text: f"Bearer {text}")), min_size=1, max_size=3
+    )
+)
+def test_no_header_that_is_not_a_token_lets_anybody_in(
+    headers: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "fuzzed-tokens"
+    if not file.exists():
+        issue_token(file, "a", list(Scope))
+    with pytest.raises(Unauthenticated):
+        Authenticator(AuthSettings(token_file=file)).identify(headers, {"a"}, on_socket=True)

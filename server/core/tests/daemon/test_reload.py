@@ -45,3 +45,13 @@ def test_a_removed_key_returns_to_its_default() -> None:
 def test_every_live_key_is_a_setting(key: str) -> None:
     section, _, name = key.partition(".")
     assert name in type(getattr(settings(), section)).model_fields
+
+
+def test_certificates_change_but_whether_there_are_any_needs_a_restart() -> None:
+    tls = {"cert": "c", "key": "k", "client_ca": "ca"}
+    none = settings(tls=tls)
+    one, other = (settings(tls=tls, auth={"certificates": {name: ["read"]}}) for name in ("a", "b"))
+    assert change(none, one).restart == change(one, none).restart == ("auth.certificates",)
+    found = change(one, other)
+    assert found.applied == ("auth.certificates",)
+    assert found.settings.auth.certificates == {"b": ("read",)}

@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
+from lensd_api.errors import Unauthenticated
 from lensd_proto.v1 import analysis_pb2, analysis_pb2_grpc
 from lensd_server.access.access import Access
 from lensd_server.access.caller import Scope
@@ -121,6 +122,15 @@ class TestWithTokens:
         assert await call(operator, "GetLoad", **as_clerk) == "OK"
         wrong = {"metadata": [("authorization", "Bearer nonsense")]}
         assert (await call(operator, "ListAnalyses", **wrong)).startswith("UNAUTHENTICATED")
+
+
+def test_a_reload_changes_what_a_certificate_is_for(auth: AuthSettings) -> None:
+    authenticator = Authenticator(auth)
+    assert authenticator.identify([], {"ops"}, on_socket=False).scopes == {Scope.ADMIN}
+    authenticator.take_over(AuthSettings(certificates={"ops": ("read",)}))
+    assert authenticator.identify([], {"ops"}, on_socket=False).scopes == {Scope.READ}
+    with pytest.raises(Unauthenticated):
+        authenticator.identify([], {"spiffe://prod/trainer"}, on_socket=False)
 
 
 async def test_whoever_may_open_the_socket_is_the_operator(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""The audit: written at any log level, bounded in a flood, kept in a file of its own."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from lensd_api.errors import Unauthenticated
+from lensd_server.access.audit import LOGGER, Audit
+from lensd_server.telemetry.logging import configure_logging, keep_audit
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Logging as it was, since it is set up process-wide."""
+    root, audit = logging.getLogger(), logging.getLogger(LOGGER)
+    handlers, level, audit_level = root.handlers[:], root.level, audit.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for handler in audit.handlers[:]:
+        audit.removeHandler(handler)
+        handler.close()
+    audit.setLevel(audit_level)
+    structlog.reset_defaults()
+
+
+def act(audit: Audit, subject: str = "tiny") -> None:
+    audit.acted(
+        caller="ops", peer="ipv4:127.0.0.1:1", method="/lensd.v1.ModelService/LoadModel",
+        subject=subject, code="OK",
+    )  # fmt: skip
+
+
+def refuse(audit: Audit) -> None:
+    error = Unauthenticated("who?", reason="NO_CREDENTIALS")
+    audit.refused(caller="", peer="ipv4:10.0.0.1:1", method="/m", error=error)
+
+
+def test_it_is_written_whatever_the_log_level_and_to_its_file(tmp_path: Path) -> None:
+    out, file = io.StringIO(), tmp_path / "audit.jsonl"
+    configure_logging(stream=out, level="error")
+    keep_audit(file)
+    act(Audit())
+    structlog.get_logger("lensd.other").info("not worth it")
+    (logged,) = map(json.loads, out.getvalue().splitlines())
+    (kept,) = map(json.loads, file.read_text().splitlines())
+    assert logged == kept
+    assert (kept["caller"], kept["subject"], kept["code"]) == ("ops", "tiny", "OK")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_was_moved_away_is_made_anew_and_none_is_cut_short(tmp_path: Path) -> None:
+    configure_logging(stream=io.StringIO())
+    file = tmp_path / "audit.jsonl"
+    file.write_text("from before\n")
+    keep_audit(file)
+    act(Audit(), "one")
+    file.rename(tmp_path / "audit.jsonl.1")
+    act(Audit(), "two")
+    assert (tmp_path / "audit.jsonl.1").read_text().startswith("from before\n")
+    assert json.loads(file.read_text())["subject"] == "two"
+
+
+def test_a_flood_of_refusals_is_counted_rather_than_written() -> None:
+    now = 1.0
+    audit = Audit(clock=lambda: now)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(100):
+            refuse(audit)
+        assert len(lines) == 20
+        now = 2.0
+        refuse(audit)
+    assert lines[-1]["left_out_before"] == 80
+    assert lines[-1]["caller"] == "ipv4:10.0.0.1:1"
