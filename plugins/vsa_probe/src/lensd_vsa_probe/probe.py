@@ -12,6 +12,7 @@ from lensd_api import (
     Cost,
     Example,
     FailedPrecondition,
+    Generated,
     InvalidParams,
     InvalidRequest,
     ItemError,
@@ -20,6 +21,7 @@ from lensd_api import (
     Result,
     ResultSpec,
     Row,
+    Sampling,
 )
 from lensd_vsa_probe.algebra import bipolar, warm_up
 from lensd_vsa_probe.answers import Answer, results_of
@@ -42,6 +44,16 @@ class Question:
     number: int
     tokens: tuple[int, ...]
     items: ItemsParams | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """The readings of one prompt: as it came and, where the model was asked to go on, with what it
+    ``said``."""
+
+    before: StateReading
+    said: str = ""
+    after: StateReading | None = None
 
 
 class VsaProbe(Analyzer):
@@ -68,12 +80,12 @@ class VsaProbe(Analyzer):
         return Requirements()
 
     def estimate(self, params: ProbeParams, card: ModelCard) -> Cost:
-        """One forward per prompt, and one more per generated token, each longer by that token."""
+        """Each prompt once; where the model goes on a second time, with every token it says."""
         tokens = sum(len(card.encode(p, field=f"prompts[{i}]")) for i, p in enumerate(params.prompts))
         layers = card.anatomy.n_layers // 2 + 1
         size = len(params.prompts) * layers * card.anatomy.d_model * 4
-        said = len(params.prompts) * params.generate * (params.generate + 1) // 2
-        return Cost(tokens=tokens * (1 + params.generate) + said, bytes=size)
+        said = len(params.prompts) * params.generate
+        return Cost(tokens=tokens * (2 if params.generate else 1) + said, bytes=size)
 
     async def analyze(self, params: ProbeParams, ctx: Context) -> AsyncIterator[Result]:
         """Yields each prompt's tables in order."""
@@ -89,14 +101,14 @@ class VsaProbe(Analyzer):
                     raise
                 questions.append(ItemError("concepts", error, item=str(number)))
         asked = [question for question in questions if isinstance(question, Question)]
-        readings = await _read([question.tokens for question in asked], probe, ctx)
-        waiting = dict(zip((question.number for question in asked), readings, strict=True))
+        spoken = await _read([question.tokens for question in asked], params.generate, probe, ctx)
+        waiting = dict(zip((question.number for question in asked), spoken, strict=True))
         for number, question in enumerate(questions):
             if isinstance(question, ItemError):
                 yield question
                 continue
             try:
-                answers = await self._answers(question, waiting[number], params, probe, ctx)
+                answers = await _answers(question, waiting[number], probe, ctx)
             except _OF_ONE_PROMPT as error:
                 if len(params.prompts) == 1:
                     raise
@@ -106,20 +118,6 @@ class VsaProbe(Analyzer):
             item = "" if len(params.prompts) == 1 else str(number)
             for result in results_of(answers, question.items, params, number, probe, ctx.model, item):
                 yield result
-
-    async def _answers(
-        self, question: Question, reading: StateReading, params: ProbeParams, probe: FittedProbe, ctx: Context
-    ) -> list[Answer]:
-        """What is read before the model says anything and, where asked, after it has."""
-        answers = [await _answer("before", "", reading, question.items, probe, ctx)]
-        if not params.generate:
-            return answers
-        said: list[int] = []
-        for _ in range(params.generate):
-            said.append(int(reading.top[0]))
-            (reading,) = await _read([(*question.tokens, *said)], probe, ctx)
-        text = ctx.model.decode(said)
-        return [*answers, await _answer("after", text, reading, question.items, probe, ctx)]
 
 
 def _question(params: ProbeParams, number: int, probe: FittedProbe, card: ModelCard) -> Question:
@@ -142,11 +140,32 @@ def _question(params: ProbeParams, number: int, probe: FittedProbe, card: ModelC
     return Question(number, tokens, items)
 
 
-async def _read(tokens: Sequence[tuple[int, ...]], probe: FittedProbe, ctx: Context) -> list[StateReading]:
+async def _read(
+    tokens: Sequence[tuple[int, ...]], say: int, probe: FittedProbe, ctx: Context
+) -> list[Spoken]:
+    """Every prompt's reading and, where the model is to ``say`` so many tokens, the one after them."""
     if not tokens:
         return []
     capture = reading_capture(probe.layers, probe.spec, ctx.model.anatomy)
-    return await ctx.model.forward([Row(own) for own in tokens], capture)
+    rows = [Row(own) for own in tokens]
+    if not say:
+        return [Spoken(reading) for reading in await ctx.model.forward(rows, capture)]
+    # As many as were asked for: what comes after an end of sequence is still the model's.
+    sampling = Sampling(max_new_tokens=say, stop_tokens=())
+    found: dict[int, Spoken] = {}
+    async for event in ctx.model.generate(rows, sampling, capture):
+        if isinstance(event, Generated):
+            assert event.before is not None
+            found[event.row] = Spoken(event.before, event.text, event.after)
+    return [found[row] for row in range(len(rows))]
+
+
+async def _answers(question: Question, spoken: Spoken, probe: FittedProbe, ctx: Context) -> list[Answer]:
+    """What is read before the model says anything and, where asked, after it has."""
+    answers = [await _answer("before", "", spoken.before, question.items, probe, ctx)]
+    if spoken.after is not None:
+        answers.append(await _answer("after", spoken.said, spoken.after, question.items, probe, ctx))
+    return answers
 
 
 async def _answer(
