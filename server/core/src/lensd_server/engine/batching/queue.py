@@ -10,7 +10,6 @@ Not safe by itself: the batcher holds its lock around every call.
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from lensd_server.engine.anatomy.continuing import Continuation
@@ -205,8 +204,7 @@ class RowQueue:
         )
         fitted = fitting(rows, [lanes[n] for n in picked], self._max_slots())
         chosen = admit_sharers([row.step() for row in rows], fitted, full)
-        self._make_room(rows, set(chosen), slots(rows, fitted))
-        return [rows[i] for i in chosen]
+        return [rows[i] for i in self._within_memory(rows, chosen, slots(rows, fitted))]
 
     def _limit(self, rows: Sequence[QueuedRow], first: Sequence[int], lead: int) -> None:
         """Reads the first row in parts where it would hold up others for long."""
@@ -227,12 +225,26 @@ class RowQueue:
         each = self._continuation.bytes_per_token
         return self._limits.max_cache_bytes / each if each else float("inf")
 
-    def _make_room(self, rows: Sequence[QueuedRow], chosen: AbstractSet[int], needed_slots: int) -> None:
+    def _within_memory(
+        self, rows: Sequence[QueuedRow], chosen: Sequence[int], needed_slots: int
+    ) -> Sequence[int]:
+        """``chosen``, if what has been read of waiting rows leaves room for what will have been read of them.
+
+        If not, only the first row goes, and to its end, so that it keeps nothing. One that grows has to
+        keep what it has read: others that grow then read theirs again. Each turn still brings a row
+        nearer to its end, so no two of them can go on taking each other's room for nothing.
+        """
         excess = needed_slots * self._continuation.bytes_per_token - self._limits.max_cache_bytes
         excess += kept_bytes(self._rows)
-        if excess > 0:
-            going = {id(rows[i]) for i in chosen}
-            self._plan(make_room([row for row in self._rows if id(row) not in going], excess))
+        if not self._continuation.bytes_per_token or excess <= 0:
+            return chosen
+        first = rows[chosen[0]]
+        if not first.call.grows:
+            first.take = 0
+            return chosen[:1]
+        going = {id(rows[i]) for i in chosen}
+        make_room([row for row in self._rows if row.call.grows and id(row) not in going], excess)
+        return chosen
 
     def _plan(self, arrived: Sequence[QueuedRow]) -> None:
         """Looks for beginnings that rows which have just come share with others."""
