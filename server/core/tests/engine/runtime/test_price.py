@@ -89,6 +89,12 @@ def test_a_line_is_measured_until_forwards_take_long(tiny: Any, timed: Any) -> N
     assert max(LINE.seconds(size) for size in timed.sizes) <= LONGEST_S
 
 
+def test_on_a_machine_that_crawls_each_size_is_tried_once(tiny: Any, timed: Any) -> None:
+    timed.truth = Price.linear(3.0, 0.1)
+    price_of(Prices(), tiny)
+    assert timed.sizes == [8, 64]
+
+
 def test_measuring_ends_where_the_device_is_saturated(tiny: Any, timed: Any) -> None:
     timed.truth = Price.linear(1e-5, 1e-5)
     price_of(Prices(), tiny)
