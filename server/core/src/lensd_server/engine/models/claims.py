@@ -15,6 +15,9 @@ from lensd_server.engine.models.slot import Slot
 #: How long the memory of a model that was given up may take to become free: somebody may hold it still.
 RELEASE_S = 30.0
 
+#: What a claim waits for when a model was given up and something refers to its weights still.
+FREEING = "memory to become free"
+
 #: How long the device may take to notice that memory was given back to it.
 SETTLE_S = 2.0
 
@@ -128,9 +131,9 @@ def _option(
     unloading = [slot.reservation.size for slot in here if slot.unloading and slot.reservation is not None]
     short = _short_of(claim, device, room) - sum(leaving) - sum(unloading)
     if short <= 0:
-        return Wait("memory to become free")
+        return Wait(FREEING)
     if room.missing(device, claim.needs[device]) == 0 and now - freed_at < SETTLE_S:
-        return Wait("memory to become free")
+        return Wait(FREEING)
     may_go = [
         slot for slot in here if slot.resident is not None and not slot.unloading and not slot.settings.pin
     ]

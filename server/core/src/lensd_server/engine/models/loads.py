@@ -17,7 +17,7 @@ from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.device import Device, device_lost, is_beyond_repair, is_out_of_memory
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.faults import internal_failure
-from lensd_server.engine.models.claims import Claim, Go, MakeRoom, Wait, check_budget, decide
+from lensd_server.engine.models.claims import FREEING, Claim, Go, MakeRoom, Wait, check_budget, decide
 from lensd_server.engine.models.loading import ClaimMemory, LoadedModel, Report
 from lensd_server.engine.models.pace import EvictionPace
 from lensd_server.engine.models.room import Room
@@ -211,6 +211,9 @@ class Loads:
                         self._shelf.changed.wait(LOOK_S)
                 if victim is None:
                     self._shelf.notify(slot)
+                    if isinstance(decision, Wait) and decision.detail == FREEING:
+                        # Whoever used the model last may have let go of it after it was freed, in a cycle.
+                        self._devices.open(next(iter(needs))).release()
                 else:
                     self._evict(victim, mine, slot)
         finally:
