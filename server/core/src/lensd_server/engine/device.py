@@ -25,6 +25,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 #: everybody only waits for the slowest row, and what a batch occupies is bounded.
 BATCH_TOKENS = {"cpu": (128, 2048), "cuda": (1024, 16384)}
 
+#: Bytes of keys and values that may be kept of a model's rows, or laid out for one batch.
+CACHE_BYTES = {"cpu": 2**29, "cuda": 2**32}
+
 
 class Device:
     """Where a model lives.
@@ -57,6 +60,11 @@ class Device:
     def batch_tokens(self) -> tuple[int, int]:
         """The least and the most padded tokens of a batch."""
         return BATCH_TOKENS[self.torch.type]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Default bound of kept keys and values."""
+        return CACHE_BYTES[self.torch.type]
 
     @contextmanager
     def entered(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensd_api import Capture, LoadFailed, Row, Site
+from lensd_api import Capture, Generated, LoadFailed, Row, Sampling, Site
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.device import choose_device
@@ -135,6 +135,21 @@ def test_the_embedded_model_is_converted_once_and_knows_paris(tmp_path: Path) ->
         best = int(found[Site.LOGITS][0].argmax())
         assert handle.token_text(best) == " Paris"
         assert float(found[Site.LOGITS].max()) == pytest.approx(17.371269, abs=1e-4)
+        rows = [row, Row(handle.encode("One, two, three, four,"))]
+        events = list(handle.generate(rows, Sampling(max_new_tokens=12, stop_tokens=())))
+        written = {event.row: event.tokens for event in events if isinstance(event, Generated)}
+        for i, prompt in enumerate(rows):
+            ids = torch.tensor([prompt.tokens])
+            module: Any = loaded.model.module
+            whole = module.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=12,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+            assert written[i] == tuple(whole[0, ids.shape[1] :].tolist())
     finally:
         batcher.close()
         shutil.rmtree(converted)  # half a gigabyte that pytest would keep

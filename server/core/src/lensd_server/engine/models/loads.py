@@ -266,11 +266,13 @@ class Loads:
             )
 
     def _batcher(self, slot: Slot, loaded: LoadedModel) -> Batcher:
+        own = slot.settings.max_cache_bytes
         limits = BatchLimits(
             max_tokens=slot.settings.max_batch_tokens or loaded.price.saturation(*loaded.device.batch_tokens),
             price=loaded.price,
             max_rows=self._limits.max_queued_rows,
             caller_share=self._limits.caller_share,
+            max_cache_bytes=loaded.device.cache_bytes if own is None else own,
         )
         return Batcher(
             slot.name,
