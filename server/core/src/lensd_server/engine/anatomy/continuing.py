@@ -38,12 +38,12 @@ def check_continuation(structure: Structure) -> Continuation:
     tokens = probe_tokens(structure.skeleton)[0]
     if len(tokens) < max(past + new for past, new in _SPLITS):
         return Continuation(problem="its context is too short to try")
-    expected = rows_of(structure.skeleton.module(input_ids=tokens[None], use_cache=False).logits)
     try:
+        expected = rows_of(structure.skeleton.module(input_ids=tokens[None], use_cache=False).logits)
         pasts = [_read(structure, [None], [tokens[:past]])[0][0] if past else None for past, _ in _SPLITS]
         found = _follow(structure, tokens, pasts)
     except Exception as error:  # the model's own code, used in a way it may not know
-        return Continuation(problem=f"its code fails when it reads on ({type(error).__name__})")
+        return Continuation(problem=f"it fails when it reads on ({type(error).__name__})")
     gap = max(_gap(logits, expected[own]) for logits, own in found)
     limit = max(1e-4, 16 * torch.finfo(expected.dtype).eps)
     if not gap <= limit * float(expected.float().abs().max()):
