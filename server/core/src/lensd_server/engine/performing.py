@@ -6,7 +6,7 @@ from functools import partial
 
 import structlog
 
-from lensd_api import BaseParams, Draining, LensdError
+from lensd_api import BaseParams, Draining, LensdError, Requirements
 from lensd_api.analyzer import is_async
 from lensd_server.engine.admission import Admission
 from lensd_server.engine.batching.ticket import Ticket
@@ -88,13 +88,8 @@ class Performer:
             params = registered.analyzer.Params.parse(request.params)
             needs = registered.analyzer.requirements(params)
         model = choose_model(request.model, needs, self._residency.names)
-        resident = self._residency.resident(model) if model else None
         analysis.model = model
-        if resident is not None:
-            require(needs, resident.loaded.card.anatomy, model)
-        ahead = self._admission.admit(analysis)
-        if resident is not None:
-            await self._reserve(analysis, registered, params, resident)
+        ahead = await self._admit(analysis, registered, params, needs)
         self._observers.started(analysis.record())
         await channel.put(self._accepted(registered, model, ahead))
         if not model:
@@ -112,6 +107,22 @@ class Performer:
             await self._driver.drive(analysis, registered, params, resident)
             self._admission.succeeded(analysis)
             return resident.loaded.card.revision
+
+    async def _admit(
+        self, analysis: Analysis, registered: RegisteredAnalyzer, params: BaseParams, needs: Requirements
+    ) -> int:
+        """Lets the analysis in, checked against its model where that is in memory; answers how many are ahead.
+
+        By itself, so that nothing holds on to the model while a lease is waited for: it may have to make
+        room for another one meanwhile.
+        """
+        resident = self._residency.resident(analysis.model) if analysis.model else None
+        if resident is not None:
+            require(needs, resident.loaded.card.anatomy, analysis.model)
+        ahead = self._admission.admit(analysis)
+        if resident is not None:
+            await self._reserve(analysis, registered, params, resident)
+        return ahead
 
     async def _reserve(
         self, analysis: Analysis, registered: RegisteredAnalyzer, params: BaseParams, model: ResidentModel
