@@ -176,6 +176,32 @@ def test_one_who_is_gone_takes_nothing_from_those_who_share_with_it(make_bench: 
         assert bench.outcome(future).error is None
 
 
+def test_rows_that_come_while_their_beginning_is_read_go_on_from_it(make_bench: Any) -> None:
+    bench, quiet = sharing_bench(make_bench), make_bench()
+    bench.occupy()
+    futures = [bench.submit((*BEGINNING, i, i)) for i in (40, 41)]
+    late, capture = Ticket(), Capture(frozenset({Site.BLOCK_OUT}), positions=(0,))
+    came: list[Any] = []
+
+    def come(lanes: list[tuple[int, ...]]) -> None:
+        if BEGINNING in lanes and not came:
+            came.append(bench.submit((*BEGINNING, 50, 51), ticket=late))
+            came.append(bench.submit((*BEGINNING, 52), capture=capture))
+
+    bench.forwards.fault = come  # called inside of each forward
+    bench.forwards.release()
+    bench.outcome(futures[0])
+    other, beginning_asked = came
+    rows = [(*BEGINNING, 40, 40), (*BEGINNING, 41, 41), (*BEGINNING, 50, 51)]
+    for row, future in zip(rows, [*futures, other], strict=True):
+        same(bench.outcome(future).results[0], quiet.outcome(quiet.submit(row)).results[0])
+    alone = quiet.outcome(quiet.submit((*BEGINNING, 52), capture=capture)).results[0]
+    same(bench.outcome(beginning_asked).results[0], alone)
+    assert (late.usage.tokens, late.usage.reused_tokens) == (26, 24)
+    # Once for those who share it, once for the one that asks for something of it.
+    assert sum(BEGINNING[0] == lane[0] for batch in bench.forwards.batches[1:] for lane in batch) == 2
+
+
 def test_the_last_of_a_shared_beginning_is_read_at_once(make_bench: Any) -> None:
     bench = sharing_bench(make_bench)
     bench.occupy()

@@ -255,6 +255,8 @@ class Batcher:
         seconds = self._clock() - started
         with self._changed:
             self._pace.ran(padded_tokens, seconds)
+            reused_tokens += self._queue.lent_tokens
+            self._queue.lent_tokens = 0
         self._observers.batch_ran(
             BatchRecord(
                 self._name,

@@ -84,6 +84,8 @@ class RowQueue:
         #: Whether rows may be read in steps, and what a token of theirs then takes.
         self._continuation = Continuation()
         self._wished = False
+        #: Tokens that rows were spared since somebody last looked, because others had just read them.
+        self.lent_tokens = 0
         self.learned = False
         #: What reading something by itself has to save, in tokens.
         self._worth = limits.price.worth(limits.max_tokens)
@@ -120,6 +122,7 @@ class RowQueue:
         for row in rows:
             for key in (row.call.ticket, row.call.ticket.caller):
                 self._seen.setdefault(key, self._batches)
+        self._lend(rows)
         self._plan(rows)
 
     @property
@@ -245,6 +248,26 @@ class RowQueue:
         going = {id(rows[i]) for i in chosen}
         make_room([row for row in self._rows if row.call.grows and id(row) not in going], excess)
         return chosen
+
+    def _lend(self, rows: Sequence[QueuedRow]) -> None:
+        """What has just been read of ``rows`` is the beginning of some that came meanwhile: they go on from it."""
+        lenders = {id(row.past): row for row in rows if not row.call.grows and row.done >= SHORTEST}
+        for lender in lenders.values():
+            done = lender.done
+            read = unread(Step(lender.row, 0, done)).items
+            for row in self._rows:
+                if (
+                    row.past is None
+                    and row.left > done
+                    and row.row.tokens[:done] == lender.row.tokens[:done]
+                    and min(row.row.positions, default=done) >= done
+                    and not row.call.in_one_go
+                    and unread(Step(row.row, 0, done)).items == read
+                ):
+                    row.past, row.take = lender.past, 0
+                    row.call.ticket.usage.tokens += done
+                    row.call.ticket.usage.reused_tokens += done
+                    self.lent_tokens += done
 
     def _plan(self, arrived: Sequence[QueuedRow]) -> None:
         """Looks for beginnings that rows which have just come share with others."""
