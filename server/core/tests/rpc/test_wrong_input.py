@@ -38,6 +38,31 @@ async def test_malformed_bytes_to_a_unary_method(served: Any, refusal: Refusal) 
     assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
 
 
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("unary_unary", "/grpc.health.v1.Health/Check"),
+        ("unary_stream", "/grpc.health.v1.Health/Watch"),
+        ("stream_stream", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+    ],
+)
+async def test_malformed_bytes_to_a_service_that_is_not_ours(
+    served: Any, refusal: Refusal, kind: str, method: str
+) -> None:
+    sent = [b"\xff\xff"] if kind == "stream_stream" else b"\xff\xff"
+    said = await refusal(getattr(served.public, kind)(method)(sent))
+    assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
+
+
+async def test_a_method_that_grpc_leaves_out_is_nobodys_fault(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await served.public.unary_unary("/grpc.health.v1.Health/List")(b"")
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not [record for record in caplog.records if record.name.startswith("grpc")]
+
+
 async def test_a_string_that_is_not_utf8(served: Any, refusal: Refusal) -> None:
     data = Request(analyzer="abc").SerializeToString().replace(b"abc", b"\xff\xfe\xfd")
     said = await refusal(raw(served.public, data))

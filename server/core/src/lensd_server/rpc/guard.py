@@ -23,7 +23,8 @@ from lensd_server.rpc.status import abort, final_code
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
-_KINDS = {
+#: What gRPC calls a handler, by whether requests and answers are streams.
+KINDS = {
     (False, False): "unary_unary",
     (False, True): "unary_stream",
     (True, False): "stream_unary",
@@ -70,7 +71,7 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        kind = _KINDS[handler.request_streaming, handler.response_streaming]
+        kind = KINDS[handler.request_streaming, handler.response_streaming]
         guarded = self._guarded(handler_call_details.method, getattr(handler, kind))
         return getattr(grpc, f"{kind}_rpc_method_handler")(
             guarded,
@@ -87,7 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):
             _admitted.set(call)
             if call.scope is Scope.ADMIN:
                 return await self._written_down(method, call, behaviour, request, context)
-            return await _run(behaviour, request, context)
+            return await run(behaviour, request, context)
 
         return answer
 
@@ -96,7 +97,7 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> Any:
         code = "UNKNOWN"
         try:
-            answer = await _run(behaviour, request, context)
+            answer = await run(behaviour, request, context)
             code = final_code(context) or "OK"
             return answer
         except asyncio.CancelledError:
@@ -130,7 +131,8 @@ class Guard(grpc.aio.ServerInterceptor):
         return self._access.authenticator.identify(shown, _names(context), on_socket=self._on_socket)
 
 
-async def _run(behaviour: Any, request: Any, context: _Context) -> Any:
+async def run(behaviour: Any, request: Any, context: _Context) -> Any:
+    """What ``behaviour`` answers; a stream is written and answered by nothing."""
     if not inspect.isasyncgenfunction(behaviour):
         return await behaviour(request, context)
     async with aclosing(behaviour(request, context)) as responses:

@@ -21,6 +21,7 @@ from lensd_server.rpc.analysis import AnalysisServicer
 from lensd_server.rpc.analyzers import AnalyzerServicer
 from lensd_server.rpc.artifact_service import ArtifactServicer
 from lensd_server.rpc.dispatch import service_handler
+from lensd_server.rpc.foreign import Foreign
 from lensd_server.rpc.guard import Guard
 from lensd_server.rpc.model_service import ModelServicer
 from lensd_server.rpc.readers import Readers
@@ -97,7 +98,9 @@ def build_server(
     """A server that is not listening yet. ``interceptors`` see what the guard refuses, too."""
     guard = Guard(listener, access, on_socket=on_socket)
     server = grpc.aio.server(
-        options=_OPTIONS, interceptors=[*interceptors, guard, readers], maximum_concurrent_rpcs=_MAX_CALLS
+        options=_OPTIONS,
+        interceptors=[*interceptors, guard, readers, Foreign()],
+        maximum_concurrent_rpcs=_MAX_CALLS,
     )
     names = [service.full_name for service in SERVICES]
     server.add_generic_rpc_handlers(

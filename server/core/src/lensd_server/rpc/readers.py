@@ -5,10 +5,8 @@ last byte has left or its connection is gone, so that broken off streams cannot 
 """
 
 import asyncio
-import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -16,7 +14,7 @@ import grpc.aio
 
 from lensd_api.errors import DeadlineExceeded, LensdError, QueueFull
 from lensd_server.engine.events import caller_of
-from lensd_server.rpc.guard import admitted
+from lensd_server.rpc.guard import admitted, run
 from lensd_server.rpc.status import abort
 from lensd_server.settings import LimitSettings
 from lensd_server.telemetry.metrics import Metrics
@@ -55,7 +53,7 @@ class Readers(grpc.aio.ServerInterceptor):
             self._open[caller] += 1
             paced = _PacedContext(context, self._write)
             try:
-                await _run(inner, request, paced)
+                await run(inner, request, paced)
             except LensdError as error:  # of a service that is not ours and knows no such errors
                 await abort(context, error)
             except grpc.aio.AbortError:
@@ -111,12 +109,3 @@ class _PacedContext:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
-
-
-async def _run(inner: Any, request: Any, context: Any) -> None:
-    if not inspect.isasyncgenfunction(inner):
-        await inner(request, context)
-        return
-    async with aclosing(inner(request, context)) as responses:
-        async for response in responses:
-            await context.write(response)
