@@ -25,6 +25,8 @@ def restored() -> Iterator[None]:
 
 
 def test_each_line_is_a_json_object_with_the_request_id() -> None:
+    import transformers  # noqa: F401 - once imported it has a handler and a format of its own
+
     out = io.StringIO()
     configure_logging(stream=out)
     structlog.contextvars.bind_contextvars(request_id="r-1")

@@ -46,6 +46,10 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for own in ("transformers", "huggingface_hub"):  # they print in a format of their own
+        library = logging.getLogger(own)
+        library.handlers[:] = []
+        library.propagate = True
     # What operators did is written at any level.
     logging.getLogger(AUDIT_LOGGER).setLevel(logging.INFO)
     # They report each request or file they touch.
