@@ -23,7 +23,7 @@ from lensd_server.settings import LimitSettings, ModelSettings
 class FakeDevice:
     """A device in name only."""
 
-    batch_tokens, is_cpu, turn = (128, 2048), True, FreeTurn()
+    batch_tokens, cache_bytes, is_cpu, turn = (128, 2048), 1 << 20, True, FreeTurn()
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -268,7 +268,7 @@ def test_a_cancel_in_the_middle_frees_queue_and_memory(open_batcher: Any, tiny: 
             pass
     batcher.settle()
     assert batcher.waiting() == (0, 0)
-    assert batcher.pending(ticket) == 0
+    assert batcher.standing(ticket) == (0, 0)
     del events
     assert slabs() == before
 
