@@ -111,7 +111,7 @@ def test_the_estimate_counts_the_rows_tokens(lensd_engine: Engine) -> None:
 def test_batch_size_changes_nothing(
     lensd_engine: Engine, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr("lensd_graphtracer.flow._BATCH", batch)
+    monkeypatch.setattr("lensd_graphtracer.flow.ROWS_AT_ONCE", batch)
     outcome = lensd_engine.run(GraphTracer(), Job({"trace": PLANTED_CODE, **SMALL}, lensd_engine.models[0]))
     (table,) = [r for r in outcome.results if r.name == "flow"]
     monkeypatch.undo()
