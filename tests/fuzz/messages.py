@@ -107,10 +107,8 @@ def analysis(rng: random.Random, world: World, *, sound: float = 0.08) -> analys
     _put_fields(request.params, params)
     if rng.random() < 0.2 or "direction" in params:
         name = params.get("direction", "direction")
-        sane = isinstance(name, str) and intact
-        request.tensors[name if sane and isinstance(name, str) else noise.text(rng)].CopyFrom(
-            _tensor(rng, world.width, intact=intact)
-        )
+        key = name if intact and isinstance(name, str) else noise.text(rng)
+        request.tensors[key].CopyFrom(_tensor(rng, world.width, intact=intact))
     if not intact and rng.random() < 0.4:
         _spoil_envelope(rng, request)
     return request

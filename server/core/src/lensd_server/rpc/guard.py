@@ -131,7 +131,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return self._access.authenticator.identify(shown, _names(context), on_socket=self._on_socket)
 
 
-async def run(behaviour: Any, request: Any, context: _Context) -> Any:
+async def run(behaviour: Any, request: Any, context: Any) -> Any:
     """What ``behaviour`` answers; a stream is written and answered by nothing."""
     if not inspect.isasyncgenfunction(behaviour):
         return await behaviour(request, context)
