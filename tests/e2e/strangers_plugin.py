@@ -13,6 +13,7 @@ from lensd_api import (
     Context,
     Example,
     Record,
+    Reduce,
     Requirements,
     Result,
     Row,
@@ -91,6 +92,28 @@ class Residual(Analyzer):
         yield Tensor("residual", found[Site.FINAL_RESIDUAL], axes=("pos", "d_model"))
 
 
+def scribble(stack: Any, model: Any, args: Any = None) -> list[int]:
+    """Makes the model say something else from now on."""
+    model.unembed.mul_(-2.0)
+    return [0] * len(stack.args)
+
+
+class Scribble(Analyzer):
+    """Writes into the weights it is given to read."""
+
+    name = "scribble"
+    examples = (Example("none", "leaves them alone", {"write": False}),)
+
+    class Params(BaseParams):
+        write: bool = True
+
+    async def analyze(self, params: Params, ctx: Context) -> AsyncIterator[Result]:
+        if params.write:
+            rows = [Row(ctx.model.encode("hello"))]
+            await ctx.model.forward(rows, Capture(frozenset({Site.FINAL_RESIDUAL}), reduce=Reduce(scribble)))
+        yield Record("left", {})
+
+
 class Big(Analyzer):
     """Returns a table, a tensor and a graph-sized record far beyond one message."""
 
@@ -147,4 +170,4 @@ class Crash(Analyzer):
 
 @hookimpl
 def lensd_analyzers() -> list[Analyzer]:
-    return [Loop(), Tick(), Wait(), Residual(), Big(), Block(), Crash()]
+    return [Loop(), Tick(), Wait(), Residual(), Scribble(), Big(), Block(), Crash()]

@@ -155,3 +155,21 @@ def test_an_analyzer_that_holds_the_others_up_ends_with_the_daemon(
     log = running.log.read_text()
     assert "plugin quarantined" in log
     assert "start it anew" in log
+
+
+def test_a_model_that_a_plugin_wrote_into_comes_back_whole_and_without_the_plugin(
+    tmp_path: Path, strangers_plugin: Path, tiny_folder: Path
+) -> None:
+    params = {"prompt": "hello there", "unit": "head"}
+    flags = ("--model", f"llama=dir:{tiny_folder / 'llama'}")
+    with running_daemon(tmp_path, *flags, environment={"PYTHONPATH": str(strangers_plugin)}) as running:
+        with Client(running.grpc) as client:
+            before = client.analyze("dla", model="llama", params=params)["contributions"].to_dict()
+            with pytest.raises(LensdError):
+                list(client.analyze("scribble", model="llama"))
+            after = client.analyze("dla", model="llama", params=params)["contributions"].to_dict()
+            assert after == before
+            with pytest.raises(LensdError) as refused:
+                list(client.analyze("scribble", model="llama"))
+            assert "wrote into the weights of model llama" in str(refused.value)
+            assert client.model("llama").state == "resident"

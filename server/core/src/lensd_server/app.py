@@ -17,7 +17,7 @@ from lensd_server.access.access import Access
 from lensd_server.access.certificates import CertificateError, Certificates
 from lensd_server.access.tokens import TokenFileError
 from lensd_server.addresses import socket_path
-from lensd_server.crashing import CrashingAnalyzers
+from lensd_server.crashing import CrashingAnalyzers, WritingAnalyzers
 from lensd_server.daemon import Daemon, Engine, StartFailed
 from lensd_server.engine.anatomy.hooks import count_hooks
 from lensd_server.engine.artifact_remote import WrongStore
@@ -146,6 +146,7 @@ def assemble(settings: Settings) -> Engine:
         devices=devices,
         observers=observers,
         when_lost=stuck.give_up,
+        when_damaged=WritingAnalyzers(registry),
     )
     storage = _storage(settings)
     executor = LocalExecutor(

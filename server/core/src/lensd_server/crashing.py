@@ -1,4 +1,4 @@
-"""What the process does about a plugin whose analyzer fails again and again."""
+"""What the process does about a plugin whose analyzer fails again and again, or writes into a model."""
 
 import threading
 import time
@@ -63,3 +63,16 @@ class CrashingAnalyzers:
                 f"analyzer {analysis.analyzer} failed {count} times in a row within {self._window_s:.0f} s; "
                 "the log has the errors",
             )
+
+
+class WritingAnalyzers:
+    """Quarantines the plugin of an analyzer that wrote into a model's weights: once is enough, whoever asked."""
+
+    def __init__(self, registry: AnalyzerRegistry) -> None:
+        self._registry = registry
+
+    def __call__(self, analyzer: str, model: str) -> None:
+        """See :class:`lensd_server.engine.models.residency.Residency`."""
+        if (distribution := self._registry.distribution_of(analyzer)) is not None:
+            problem = f"analyzer {analyzer} wrote into the weights of model {model}"
+            self._registry.quarantine(distribution, problem)

@@ -4,7 +4,7 @@ import pytest
 
 from lensd_api.errors import FailedPrecondition
 from lensd_api.hookspecs import AnalysisRecord
-from lensd_server.crashing import CrashingAnalyzers
+from lensd_server.crashing import CrashingAnalyzers, WritingAnalyzers
 from lensd_server.engine.events import RegisteredAnalyzer
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.settings import PluginSettings
@@ -104,3 +104,12 @@ def test_it_can_be_left_out(registry: AnalyzerRegistry, clock: Clock) -> None:
     for _ in range(100):
         end(observer, "plugin_error")
     assert status(registry) is PluginStatus.ACTIVE
+
+
+def test_a_plugin_that_wrote_into_weights_is_switched_off_the_first_time(registry: AnalyzerRegistry) -> None:
+    blame = WritingAnalyzers(registry)
+    blame("bad", "m")
+    assert status(registry) is PluginStatus.QUARANTINED
+    assert registry.plugins()[0].problem == "analyzer bad wrote into the weights of model m"
+    blame("bad", "m")  # another model's device thread may be as far
+    assert registry.errors == {"lensd-p": 1}

@@ -163,7 +163,7 @@ def test_when_a_batch_is_built_cancelled_rows_are_left_out(bench: Any) -> None:
         ran.append(mask.sum(-1).tolist())
         return bench.forwards(model, ids, mask, *rest)
 
-    BatchExecution("llama", loaded.model, loaded.device, run, time.monotonic).run(batch.rows)
+    BatchExecution("llama", loaded.model, loaded.device, run, time.monotonic, lambda _: None).run(batch.rows)
     assert ran == [[2]]
     assert isinstance(bench.outcome(futures[0]).error, Cancelled)
     assert bench.outcome(futures[1]).error is None

@@ -13,7 +13,16 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from lensd_api import DeadlineExceeded, DeviceLost, Draining, LensdError, QueueFull, QuotaExceeded, TooLarge
+from lensd_api import (
+    DeadlineExceeded,
+    DeviceLost,
+    Draining,
+    LensdError,
+    QueueFull,
+    QuotaExceeded,
+    TooLarge,
+    Unavailable,
+)
 from lensd_server.engine.anatomy.capture import run_batch
 from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.call import ForwardCall, QueuedRow
@@ -35,7 +44,8 @@ _log = structlog.get_logger("lensd.engine")
 class Batcher:
     """Runs the rows of all analyses of one model. Safe to use from any thread.
 
-    ``when_lost`` is called on the device thread, once, when the device is beyond repair.
+    Called on the device thread, once: ``when_lost`` when the device is beyond repair, ``when_damaged`` when a
+    reduce has written into the weights, after which nothing runs on them any more.
     """
 
     def __init__(
@@ -47,13 +57,14 @@ class Batcher:
         *,
         observers: Observers | None = None,
         when_lost: Callable[[DeviceLost], None] = lambda _: None,
+        when_damaged: Callable[[Unavailable], None] = lambda _: None,
         run: RunBatch = run_batch,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._model, self._device, self._limits = name, model, device, limits
         self._when_lost = when_lost
         self._observers = observers or Observers()
-        self._execution = BatchExecution(name, model, device, run, clock)
+        self._execution = BatchExecution(name, model, device, run, clock, when_damaged)
         self._clock = clock
         self._changed = threading.Condition()
         self._queue = RowQueue(limits)

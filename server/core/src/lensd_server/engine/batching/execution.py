@@ -47,7 +47,10 @@ class BatchExecution:
         device: Device,
         run: RunBatch,
         clock: Callable[[], float],
+        when_damaged: Callable[[Unavailable], None],
     ) -> None:
+        """``when_damaged`` is called once, when a reduce has written into the weights."""
+        self._when_damaged = when_damaged
         self._name, self._model, self._device = name, model, device
         self._forward_pass, self._clock = run, clock
         #: Whose reduce runs and since when, by the clock; ``None`` while none does. Read by other threads.
@@ -155,10 +158,12 @@ class BatchExecution:
         """The weights are not what they were: whoever asks from now on is refused. Raises WeightsChanged."""
         self._damage = Unavailable(
             f"analyzer {analyzer} wrote into the weights of model {self._name}, whose answers would be wrong: "
-            "have it unloaded and loaded again",
+            "it is loaded anew; try again",
             reason="MODEL_DAMAGED",
             metadata={"model": self._name, "analyzer": analyzer},
+            retry_after_s=1.0,
         )
+        self._when_damaged(self._damage)
         raise WeightsChanged(f"a reduce of {analyzer} wrote into the weights of {self._name}")
 
     def _narrow(self, rows: Sequence[QueuedRow], fault: Exception, *, exhausted: bool) -> None:

@@ -82,10 +82,11 @@ class Loads:
         observers: Observers,
         clock: Callable[[], float],
         when_lost: Callable[[str], None],
+        when_damaged: Callable[[str, str], None],
     ) -> None:
         self._shelf, self._loader, self._devices = shelf, loader, devices
         self._limits, self._observers, self._clock = limits, observers, clock
-        self._when_lost = when_lost
+        self._when_lost, self._when_damaged = when_lost, when_damaged
         self.room = Room(devices, limits.memory_bytes)
         self.pace = EvictionPace(limits.max_evictions_per_minute)
         self._claims: list[Claim] = []
@@ -120,11 +121,18 @@ class Loads:
         """Takes the model off ``slot``, for :meth:`free`. Locked."""
         assert slot.resident is not None
         mine = [slot.resident]
-        slot.resident = None
+        slot.resident, slot.damage = None, ""
         if slot.reservation is not None:
             slot.reservation.left_at = self._clock()
             slot.reservation = None
         return mine
+
+    def free_unheld(self, slot: Slot) -> None:
+        """Begins to free the model of ``slot`` unless somebody holds it. Locked."""
+        if slot.leases == 0:
+            # A thread of its own: neither a caller that goes away nor the device's must leave it half freed.
+            mine = self.take_out(slot)
+            threading.Thread(target=self.free, args=(slot, mine), name=f"lensd-free-{slot.name}").start()
 
     def close(self) -> None:
         """Ends loads and frees what is resident; for shutting down, when no analysis is left.
@@ -281,6 +289,7 @@ class Loads:
             limits,
             observers=self._observers,
             when_lost=lambda lost: self._lose(slot, lost),
+            when_damaged=lambda damage: self._spoil(slot, damage.metadata["analyzer"]),
         )
 
     def _lose(self, slot: Slot, lost: DeviceLost) -> None:
@@ -289,6 +298,22 @@ class Loads:
             self._fail(slot, lost)
         self._shelf.notify(slot)
         self._when_lost(f"{lost.metadata['device']} failed under model {slot.name}")
+
+    def _spoil(self, slot: Slot, analyzer: str) -> None:
+        """An analyzer wrote into the weights: nobody gets them any more, and they go once nobody holds them."""
+        _log.error("model damaged", model=slot.name, analyzer=analyzer)
+        # First, so that it is not asked again when the model is back.
+        self._when_damaged(analyzer, slot.name)
+        with self._shelf.changed:
+            if slot.resident is not None:
+                slot.state, slot.yields_to = ModelState.DRAINING, ""
+                slot.damage = (
+                    f"analyzer {analyzer} wrote into its weights: it is loaded anew once nobody holds it"
+                )
+                slot.ordered = slot.ordered or (slot.settings.preload and not slot.unloading)
+                slot.stays_until = self._clock()
+                self.free_unheld(slot)
+        self._shelf.notify(slot)
 
     def _serve(self, slot: Slot, model: ResidentModel, took: float) -> None:
         loaded = model.loaded

@@ -6,7 +6,6 @@ any thread and any event loop.
 """
 
 import math
-import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -38,9 +37,11 @@ class Residency:
         devices: OffersDevices | None = None,
         observers: Observers | None = None,
         when_lost: Callable[[str], None] = lambda _: None,
+        when_damaged: Callable[[str, str], None] = lambda _, __: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``when_lost`` is called, on any thread, when only a new process can use a device again."""
+        """Called on any thread: ``when_lost`` when only a new process can use a device again, ``when_damaged``
+        with the names of an analyzer and of the model into whose weights it wrote, which is loaded anew."""
         self._clock = clock
         self._shelf = Shelf(models)
         self._devices = devices or Devices()
@@ -52,6 +53,7 @@ class Residency:
             observers or Observers(),
             clock,
             when_lost,
+            when_damaged,
         )
 
     @property
@@ -260,6 +262,8 @@ class Residency:
                 slot.waiters.remove(waiter)
             elif waiter.model is not None:
                 slot.give_back(self._clock())
+                if slot.damage:
+                    self._loads.free_unheld(slot)
             moved = slot.leases == 0
         if moved:
             self._shelf.notify(slot)
@@ -271,12 +275,7 @@ class Residency:
         elif slot.resident is not None:
             slot.state, slot.yields_to, slot.detail = ModelState.DRAINING, "", "is being unloaded"
             slot.refuse(Draining(f"model {slot.name} is being unloaded; try again", retry_after_s=1.0))
-            if slot.leases == 0:
-                # A thread of its own: a caller that goes away must not leave it half freed.
-                mine = self._loads.take_out(slot)
-                threading.Thread(
-                    target=self._loads.free, args=(slot, mine), name=f"lensd-free-{slot.name}"
-                ).start()
+            self._loads.free_unheld(slot)
 
     def _end_unload(self, slot: Slot) -> None:
         with self._shelf.changed:
@@ -285,7 +284,8 @@ class Residency:
                 slot.state, slot.problem, slot.error, slot.failures = ModelState.COLD, "", None, 0
             # Given up before the model was free: it serves again.
             if not slot.unloading and slot.state is ModelState.DRAINING and slot.resident is not None:
-                slot.state, slot.detail = ModelState.RESIDENT, ""
+                slot.detail = ""
+                slot.state = ModelState.DRAINING if slot.damage else ModelState.RESIDENT
         self._shelf.notify(slot)
 
 

@@ -50,6 +50,8 @@ class Slot:
     unloading: int = 0
     #: The model it makes room for once its leases have ended; empty when it stays.
     yields_to: str = ""
+    #: Who wrote into its weights: it goes once its leases have ended. Empty when nobody did.
+    damage: str = ""
 
     #: How often it became resident.
     loads: int = 0
@@ -128,6 +130,8 @@ class Slot:
         """How far its load is."""
         if self.state is ModelState.DRAINING and self.yields_to:
             return LoadStep(self.describe(), "wait_turn", 0.0, f"{self.yields_to} is loaded first")
+        if self.damage:
+            return LoadStep(self.describe(), "wait_turn", 0.0, self.damage)
         return LoadStep(self.describe(), self.stage, self.fraction, self.detail)
 
     def describe(self) -> ModelStatus:
@@ -135,7 +139,7 @@ class Slot:
         resident, reservation = self.resident, self.reservation
         loaded = None if resident is None else resident.loaded
         rows, tokens = (0, 0) if resident is None else resident.batcher.waiting()
-        detail = f"makes room for {self.yields_to}" if self.yields_to else self.detail
+        detail = f"makes room for {self.yields_to}" if self.yields_to else self.damage or self.detail
         return ModelStatus(
             name=self.name,
             source=self.settings.source,
