@@ -158,6 +158,23 @@ def test_a_reduce_that_loses_a_row_is_the_plugins_failure(bench: Any) -> None:
     assert isinstance(call.error, PluginFailure)
 
 
+def test_a_trial_of_reading_in_steps_that_raises_leaves_the_device_thread_serving(
+    make_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+
+    def fail(structure: object) -> None:
+        tried.append(structure)
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("lensd_server.engine.batching.execution.check_continuation", fail)
+    bench = make_bench(max_tokens=8)
+    for _ in range(2):  # it is tried once a long row has shown that it would help
+        assert bench.outcome(bench.submit(range(1, 60))).error is None
+    assert bench.outcome(bench.submit([3])).error is None
+    assert len(tried) == 1
+
+
 def writing(stack: Any, model: Any, args: Any = None) -> list[int]:
     """A reduce that writes into the model; the same numbers, for the sake of the other tests."""
     model.unembed[0].mul_(1.0)

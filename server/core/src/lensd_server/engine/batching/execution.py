@@ -64,7 +64,11 @@ class BatchExecution:
     def continuation(self) -> Continuation:
         """Whether rows can be read in steps. Found out on first need, which takes a few short forwards."""
         if self._continuation is None:
-            self._continuation = check_continuation(self._model.structure)
+            try:
+                self._continuation = check_continuation(self._model.structure)
+            except Exception as error:  # a bug of ours, or a device that fails late: the thread goes on
+                internal_failure(error, f"trying whether model {self._name} can read on")  # for the log
+                self._continuation = Continuation(problem=f"the trial failed ({type(error).__name__})")
         return self._continuation
 
     def run(self, rows: Sequence[QueuedRow]) -> None:
