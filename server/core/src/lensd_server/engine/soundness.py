@@ -52,6 +52,8 @@ class _Open:
     #: Type of each column, ``None`` while no row had a value.
     kinds: dict[str, Kind | None] = field(default_factory=dict[str, Kind | None])
     nodes: set[str] = field(default_factory=set[str])
+    #: Ends of edges whose node is still to come, with the edge that names it first.
+    awaited: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class ResultCheck:
@@ -187,6 +189,7 @@ class ResultCheck:
             if name in open_.nodes:
                 raise Unsound(f"has two nodes {_short(name)}")
             open_.nodes.add(name)
+            open_.awaited.pop(name, None)
             attributes, size = self._attributes(node.attributes, f"node {_short(name)}", name)
             nodes.append(Node(name, attributes))
             total += size
@@ -194,13 +197,15 @@ class ResultCheck:
         for edge in graph.edges:
             ends = text(edge.source, "the source of an edge"), text(edge.target, "the target of an edge")
             label = f"the edge from {_short(ends[0])} to {_short(ends[1])}"
-            if missing := [end for end in ends if end not in open_.nodes]:
-                raise Unsound(
-                    f"{label} names {_short(missing[0])}, which is no node of this or an earlier part"
-                )
+            for end in ends:
+                if end not in open_.nodes:
+                    open_.awaited.setdefault(end, label)
             attributes, size = self._attributes(edge.attributes, label, *ends)
             edges.append(Edge(*ends, attributes))
             total += size
+        if graph.last and open_.awaited:
+            end, label = next(iter(open_.awaited.items()))
+            raise Unsound(f"{label} names {_short(end)}, which is no node of any part")
         return replace(graph, nodes=nodes, edges=edges, last=bool(graph.last)), total * _IN_MEMORY
 
     def _attributes(self, given: object, label: str, *names: str) -> tuple[dict[str, Any], int]:

@@ -99,6 +99,7 @@ def test_what_no_caller_could_read_is_refused_by_name(result: Any, complaint: st
         (Table("t", {"a": [1]}, last=False), Graph("t", [], []), "began as a table"),
         (Table("t", {"a": [1]}, last=False), Record("t", {}), "began as a table"),
         (Graph("t", [Node("n")], [], last=False), Graph("t", [Node("n")], []), "two nodes"),
+        (Graph("t", [], [Edge("n", "m")], last=False), Graph("t", [Node("n")], []), "'m', which is no node"),
         (Record("t", {}), Record("t", {}), "complete already"),
         (ItemError("t", InvalidParams("no")), Record("t", {}), "complete already"),
     ],
@@ -117,6 +118,8 @@ def test_parts_that_join_up_pass() -> None:
         Table("t", {"a": [], "b": []}),
         Graph("g", [Node("n")], [], last=False),
         Graph("g", [Node("m")], [Edge("n", "m")]),
+        Graph("edges first", [], [Edge("n", "m"), Edge("m", "n")], last=False),
+        Graph("edges first", [Node("n"), Node("m")], []),
         Table("half", {"a": [1]}, item="1", last=False),
         ItemError("half", InvalidParams("this item failed after all"), item="1"),
     )
