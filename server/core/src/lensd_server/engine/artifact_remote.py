@@ -102,16 +102,25 @@ class RemoteShelf:
 
     def _created(self, path: str, content: bytes) -> bool:
         """Whether this call made the object; False when there is one already."""
-        with self._lock:  # for stores that cannot say "only if absent", and for those that ignore it
+        with self._lock:  # for stores that cannot say "only if absent"
             if self._fs.exists(path):
                 return False
             try:
-                self._fs.pipe_file(path, content, mode="create")
+                self._create(path, content)
             except FileExistsError:
                 return False
             except (NotImplementedError, ValueError, TypeError):
                 self._fs.pipe_file(path, content)
         return True
+
+    def _create(self, path: str, content: bytes) -> None:
+        """Writes an object that is not there yet, where the store can say so. Raises FileExistsError."""
+        if self._fs.async_impl:  # stores over HTTP have a condition for it in one request
+            self._fs.pipe_file(path, content, mode="create")
+            return
+        # What other file systems inherit as `mode="create"` looks first and then writes.
+        with self._fs.open(path, "xb") as file:
+            file.write(content)
 
     def _discard(self, home: str) -> None:
         # Nothing names it any more; what cannot be removed now only takes room.

@@ -40,9 +40,12 @@ class Broken(MemoryFileSystem):
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> Any:
         self._answer()
-        if mode == "create" and not type(self).creates:
-            raise NotImplementedError
         return super().pipe_file(path, value, mode=mode, **kwargs)
+
+    def open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        if "x" in mode and not type(self).creates:
+            raise NotImplementedError
+        return super().open(path, mode, **kwargs)
 
 
 @pytest.fixture
