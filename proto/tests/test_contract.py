@@ -44,7 +44,11 @@ def _messages(
         yield name, here
         for index, field in enumerate(message.field):
             yield f"{name}.{field.name}", (*here, DescriptorProto.FIELD_FIELD_NUMBER, index)
+        # An optional field has a oneof that nobody wrote.
+        unwritten = {field.oneof_index for field in message.field if field.proto3_optional}
         for index, oneof in enumerate(message.oneof_decl):
+            if index in unwritten:
+                continue
             yield f"{name}.{oneof.name}", (*here, DescriptorProto.ONEOF_DECL_FIELD_NUMBER, index)
         yield from _messages(message.nested_type, (*here, DescriptorProto.NESTED_TYPE_FIELD_NUMBER), name)
 

@@ -114,7 +114,14 @@ class Server(server_pb2_grpc.ServerServiceServicer):
             version="0.1.0", api_version="0.1.0", libraries={"torch": "2.13"}, devices=["cpu"]
         )
         response.start_time.FromSeconds(1_700_000_000)
-        response.limits.max_request_bytes = 4 << 20
+        limits = response.limits
+        limits.max_request_bytes = 4 << 20
+        limits.max_artifact_bytes = 1 << 30
+        limits.max_queued_rows = 4096
+        limits.max_admitted_tokens, limits.max_admitted_bytes = 1000, 1 << 32
+        limits.caller_share, limits.max_streams_per_caller = 0.75, 512
+        limits.send_timeout.FromSeconds(30)
+        limits.quota.max_analyses, limits.quota.bytes_per_minute = 4, 5_000_000
         return response
 
     def GetLoad(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -202,6 +202,18 @@ def test_the_catalogue_comes_as_values(lens: L.Client) -> None:
         lens.model("other")
 
 
+def test_limits_say_what_a_caller_may_have_before_it_asks(lens: L.Client) -> None:
+    limits = lens.server_info().limits
+    assert (limits.max_queued_rows, limits.max_admitted_tokens, limits.max_admitted_bytes) == (
+        4096,
+        1000,
+        1 << 32,
+    )
+    assert (limits.caller_share, limits.max_streams_per_caller, limits.send_timeout_s) == (0.75, 512, 30.0)
+    assert limits.max_artifact_bytes == 1 << 30
+    assert limits.quota == L.Quota(max_analyses=4, tokens_per_minute=None, bytes_per_minute=5_000_000)
+
+
 def test_admin_calls_go_to_the_admin_target(fake: Any) -> None:
     with L.Client("127.0.0.1:1", admin_target=fake.target) as lens:
         assert len(lens.analyses()) == 1

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from lensd_client import Client, RunningAnalysis
+from lensd_client import Client, Quota, RunningAnalysis, ServerInfo
 from lensd_client.lensctl import main
 from lensd_proto.v1 import results_pb2
 
@@ -227,6 +228,8 @@ def test_out_writes_every_result_inside_the_folder(
         ),
         (["artifacts"], ["probe@3", "2.05 kB", "2023-11-14"]),
         (["info"], ["torch", "2.13", "no limit", "2 rows, 20 tokens"]),
+        (["info"], ["4096 rows waiting, 1000 tokens and 4.29 GB", "75 % of these, 512 streams"]),
+        (["info"], ["broken off after 30 s", "4 analyses at once, 5 MB a minute"]),
         (["health"], ["server", "SERVING", "SERVICE_UNKNOWN"]),
         (["ps"], ["r9", "1.5 s"]),
         (["cancel", "r9"], ["cancelled r9"]),
@@ -247,6 +250,20 @@ def test_listings_are_json_for_machines(invoke: Invoke, command: str) -> None:
     result = invoke(command, "--json")
     assert result.exit_code == 0
     assert lines_of(result)
+
+
+def test_a_caller_without_a_quota_is_told_so(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Client.server_info
+
+    def without(client: Client) -> ServerInfo:
+        info = found(client)
+        return replace(info, limits=replace(info.limits, quota=Quota(None, None, None)))
+
+    monkeypatch.setattr(Client, "server_info", without)
+    (shown,) = [line for line in invoke("info").stdout.splitlines() if "your quota" in line]
+    assert shown.split() == ["your", "quota", "none"]
+    (line,) = lines_of(invoke("info", "--json"))
+    assert line["info"]["limits"]["quota"]["max_analyses"] is None
 
 
 def test_the_example_of_an_analyzer_can_be_pasted_into_a_shell(

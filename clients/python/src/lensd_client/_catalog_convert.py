@@ -92,20 +92,12 @@ def artifact(message: artifacts_pb2.Artifact) -> catalog.Artifact:
 
 def server_info(message: server_pb2.GetServerInfoResponse) -> catalog.ServerInfo:
     """Versions, limits and features."""
-    limits = message.limits
     return catalog.ServerInfo(
         version=message.version,
         api_version=message.api_version,
         libraries=dict(message.libraries),
         started=_moment(message.start_time),
-        limits=catalog.Limits(
-            max_request_bytes=limits.max_request_bytes,
-            max_response_bytes=limits.max_response_bytes,
-            max_analyses=limits.max_analyses,
-            max_analyses_per_stream=limits.max_analyses_per_stream,
-            max_queued_rows=limits.max_queued_rows,
-            max_timeout_s=_seconds(limits.max_timeout) if limits.HasField("max_timeout") else None,
-        ),
+        limits=_limits(message.limits),
         features=tuple(message.features),
         devices=tuple(message.devices),
     )
@@ -129,6 +121,32 @@ def running(message: server_pb2.RunningAnalysis) -> catalog.RunningAnalysis:
         pending_rows=message.pending_rows,
         peer=message.peer,
         identity=message.identity,
+    )
+
+
+def _limits(message: server_pb2.Limits) -> catalog.Limits:
+    return catalog.Limits(
+        max_request_bytes=message.max_request_bytes,
+        max_response_bytes=message.max_response_bytes,
+        max_analyses=message.max_analyses,
+        max_analyses_per_stream=message.max_analyses_per_stream,
+        max_queued_rows=message.max_queued_rows,
+        max_timeout_s=_seconds(message.max_timeout) if message.HasField("max_timeout") else None,
+        max_admitted_tokens=message.max_admitted_tokens,
+        max_admitted_bytes=message.max_admitted_bytes,
+        caller_share=message.caller_share,
+        max_streams_per_caller=message.max_streams_per_caller,
+        send_timeout_s=_seconds(message.send_timeout),
+        max_artifact_bytes=message.max_artifact_bytes,
+        quota=_quota(message.quota),
+    )
+
+
+def _quota(message: server_pb2.Quota) -> catalog.Quota:
+    return catalog.Quota(
+        max_analyses=message.max_analyses if message.HasField("max_analyses") else None,
+        tokens_per_minute=message.tokens_per_minute if message.HasField("tokens_per_minute") else None,
+        bytes_per_minute=message.bytes_per_minute if message.HasField("bytes_per_minute") else None,
     )
 
 

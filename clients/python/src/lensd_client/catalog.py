@@ -130,8 +130,22 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What one caller may use: analyses at once, tokens and bytes a minute; None for no bound."""
+
+    max_analyses: int | None
+    tokens_per_minute: int | None
+    bytes_per_minute: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client must keep to; ``max_timeout_s`` is None when there is no limit."""
+    """What a client must keep to; ``max_timeout_s`` is None when there is no limit.
+
+    What is admitted are the analyses of one model, by their analyzers' estimates. One caller may have
+    ``caller_share`` of analyses, queued rows, admitted tokens and bytes. A stream that is not read for
+    ``send_timeout_s`` is broken off. ``quota`` is that of whoever asked.
+    """
 
     max_request_bytes: int
     max_response_bytes: int
@@ -139,6 +153,13 @@ class Limits:
     max_analyses_per_stream: int
     max_queued_rows: int
     max_timeout_s: float | None
+    max_admitted_tokens: int
+    max_admitted_bytes: int
+    caller_share: float
+    max_streams_per_caller: int
+    send_timeout_s: float
+    max_artifact_bytes: int
+    quota: Quota
 
 
 @dataclass(frozen=True, slots=True)

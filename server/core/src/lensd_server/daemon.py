@@ -194,7 +194,9 @@ class Daemon:
             analyzers=AnalyzerServicer(engine.registry, engine.models),
             models=ModelServicer(engine.models, self._gate),
             artifacts=ArtifactServicer(engine.artifacts),
-            server=ServerServicer(facts, limits, engine.models, engine.analyses, self._gate),
+            server=ServerServicer(
+                facts, limits, engine.access.quotas, engine.models, engine.analyses, self._gate
+            ),
         )
         return self._servicers
 

@@ -33,6 +33,8 @@ class SettingsError(Exception):
 
 ListenerName = Literal["listen", "admin_listen", "metrics_listen"]
 ScopeName = Literal["read", "analyze", "admin"]
+#: How many there may be; the wire contract has 32 bits to tell it.
+Count = Annotated[int, Field(ge=1, le=2**32 - 1)]
 #: A number of bytes, or text such as "24 GiB".
 Bytes = Annotated[ByteSize, Field(gt=0)]
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -65,16 +67,16 @@ class LimitSettings(_Section):
 
     max_request_bytes: int = Field(default=4 * _MIB, ge=1024, le=64 * _MIB)
     max_response_bytes: int = Field(default=_MIB, ge=64 * 1024, le=4 * _MIB)
-    max_analyses: int = Field(default=256, ge=1)
-    max_analyses_per_stream: int = Field(default=64, ge=1)
-    max_queued_rows: int = Field(default=4096, ge=1)
+    max_analyses: Count = 256
+    max_analyses_per_stream: Count = 64
+    max_queued_rows: Count = 4096
     #: What the analyses of one model may take together, as their analyzers estimate it.
     max_admitted_tokens: int = Field(default=16 * 1024 * 1024, ge=1)
     max_admitted_bytes: int = Field(default=4096 * _MIB, ge=1)
     #: How much of analyses, rows, tokens and bytes one caller may have.
     caller_share: float = Field(default=0.75, gt=0, le=1)
     #: Streams that one caller may hold, unread ones included.
-    max_streams_per_caller: int = Field(default=512, ge=1)
+    max_streams_per_caller: Count = 512
     #: How long a stream may go unread before it is broken off.
     send_timeout_s: float = Field(default=30.0, gt=0)
     #: Bytes that models may have on each device, or on each by name; ``None`` measures what is free.
@@ -140,7 +142,7 @@ class AuthSettings(_Section):
 class CallerQuota(_Section):
     """What one caller may use; ``None`` for no bound."""
 
-    max_analyses: int | None = Field(default=None, ge=1)
+    max_analyses: Count | None = None
     tokens_per_minute: int | None = Field(default=None, ge=1)
     bytes_per_minute: int | None = Field(default=None, ge=1)
 

@@ -73,6 +73,15 @@ def test_models_come_from_every_source(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.models["b"].source, settings.models["b"].preload) == ("dir:/other", True)
 
 
+@pytest.mark.parametrize(
+    "key", ["max_analyses", "max_analyses_per_stream", "max_queued_rows", "max_streams_per_caller"]
+)
+def test_a_count_that_cannot_be_told_to_callers_is_refused(key: str) -> None:
+    toml(f"[limits]\n{key} = {2**32}\n")
+    with pytest.raises(SettingsError, match=rf"limits\.{key}.*4294967295"):
+        load_settings()
+
+
 def test_values_of_the_environment_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LENSD_LIMITS__MAX_ANALYSES", "7")
     monkeypatch.setenv("LENSD_PLUGINS__ALLOW", '["lensd-dla"]')

@@ -236,7 +236,7 @@ async def served(limits: LimitSettings, access: Access) -> AsyncIterator[Served]
         analyzers=AnalyzerServicer(registry, models),
         models=ModelServicer(models, gate),
         artifacts=ArtifactServicer(artifacts),
-        server=ServerServicer(ServerFacts(1.0, ["cpu"]), limits, models, executor, gate),
+        server=ServerServicer(ServerFacts(1.0, ["cpu"]), limits, access.quotas, models, executor, gate),
     )
     readers = Readers(limits, metrics)
     servers: list[grpc.aio.Server] = []

@@ -19,6 +19,7 @@ from lensd_proto.v1 import analyzers_pb2, artifacts_pb2, models_pb2, server_pb2
 from lensd_server.engine.events import ModelState, ModelStatus, RegisteredAnalyzer
 from lensd_server.plugins import AnalyzerRegistry, PluginRecord, PluginStatus
 from lensd_server.rpc.listeners import SERVICES
+from lensd_server.settings import CallerQuota, QuotaSettings
 
 Refusal = Callable[[Any], Any]
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -175,6 +176,34 @@ async def test_the_server_says_what_it_is(served: Any) -> None:
     assert info.limits.max_response_bytes == 1024 * 1024
     assert not info.limits.HasField("max_timeout")
     assert list(info.devices) == ["cpu"]
+
+
+#: Settings of ``[limits]`` that only the operator has to know.
+OPERATORS_OWN = {"memory_bytes", "min_residency_s", "max_evictions_per_minute", "max_stall_s"}
+
+
+async def test_every_limit_that_a_caller_meets_is_told_before_it_asks(served: Any, limits: Any) -> None:
+    told = (await served.stubs(served.public).server.GetServerInfo(server_pb2.GetServerInfoRequest())).limits
+    names = {field.name for field in told.DESCRIPTOR.fields} - {"quota"}
+    settings = {name.removesuffix("_s") for name in type(limits).model_fields if name not in OPERATORS_OWN}
+    assert names == settings, "told or named above as the operator's own"
+    for name in names - {"max_timeout", "send_timeout"}:
+        assert getattr(told, name) == getattr(limits, name), name
+    assert told.send_timeout.ToTimedelta().total_seconds() == limits.send_timeout_s
+
+
+async def test_a_caller_is_told_its_own_quota(served: Any, access: Any) -> None:
+    async def quota() -> server_pb2.Quota:
+        info = await served.stubs(served.public).server.GetServerInfo(server_pb2.GetServerInfoRequest())
+        return info.limits.quota
+
+    assert (await quota()).ListFields() == []
+    access.quotas.take_over(
+        QuotaSettings(max_analyses=9, callers={"ipv4:127.0.0.1": CallerQuota(tokens_per_minute=60)})
+    )
+    own = await quota()
+    assert (own.max_analyses, own.tokens_per_minute) == (9, 60)
+    assert not own.HasField("bytes_per_minute")
 
 
 async def test_the_load_names_resident_models_and_whether_it_drains(served: Any) -> None:

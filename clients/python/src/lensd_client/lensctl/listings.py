@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lensd_client.catalog import Analyzer
+from lensd_client.catalog import Analyzer, Limits, Quota
 from lensd_client.errors import LensdError
 from lensd_client.heatmap import visible
 from lensd_client.lensctl.app import Failed, Session, json_option
@@ -110,7 +110,6 @@ def info(session: Session, as_json: bool) -> None:
     if as_json:
         session.print_json({"info": found, "load": load})
         return
-    limits = found.limits
     rows = [
         ["lensd-server", found.version],
         ["lensd-api", found.api_version],
@@ -118,13 +117,36 @@ def info(session: Session, as_json: bool) -> None:
         ["started", f"{found.started:%Y-%m-%d %H:%M:%S} UTC"],
         ["devices", ", ".join(found.devices)],
         ["features", ", ".join(found.features)],
-        ["largest request", size(limits.max_request_bytes)],
-        ["analyses at once", f"{limits.max_analyses}, {limits.max_analyses_per_stream} on one stream"],
-        ["longest analysis", f"{limits.max_timeout_s:g} s" if limits.max_timeout_s else "no limit"],
+        *_limits(found.limits),
         ["running now", f"{load.analyses}" + (" (draining)" if load.draining else "")],
         *([f"waiting for {m.model}", f"{m.queued_rows} rows, {m.queued_tokens} tokens"] for m in load.models),
     ]
     session.out.print(grid(["", ""], rows, show_header=False))
+
+
+def _limits(limits: Limits) -> Iterator[list[str]]:
+    yield ["largest request", size(limits.max_request_bytes)]
+    yield ["largest artifact", size(limits.max_artifact_bytes)]
+    yield ["analyses at once", f"{limits.max_analyses}, {limits.max_analyses_per_stream} on one stream"]
+    yield ["longest analysis", f"{limits.max_timeout_s:g} s" if limits.max_timeout_s else "no limit"]
+    yield [
+        "for each model",
+        f"{limits.max_queued_rows} rows waiting, {limits.max_admitted_tokens} tokens and "
+        f"{size(limits.max_admitted_bytes)} let in",
+    ]
+    share = f"{100 * limits.caller_share:g} % of these"
+    yield ["for one caller", f"{share}, {limits.max_streams_per_caller} streams"]
+    yield ["unread streams", f"broken off after {limits.send_timeout_s:g} s"]
+    yield ["your quota", _quota(limits.quota)]
+
+
+def _quota(quota: Quota) -> str:
+    bounds = [
+        (quota.max_analyses, f"{quota.max_analyses} analyses at once"),
+        (quota.tokens_per_minute, f"{quota.tokens_per_minute} tokens a minute"),
+        (quota.bytes_per_minute, f"{size(quota.bytes_per_minute or 0)} a minute"),
+    ]
+    return ", ".join(text for bound, text in bounds if bound is not None) or "none"
 
 
 @click.command()

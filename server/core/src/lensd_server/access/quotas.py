@@ -79,6 +79,11 @@ class Quotas:
                 if account.bounds != (bounds := self._bounds(caller)):
                     account.bind(bounds, self._clock())
 
+    def bounds(self, caller: str) -> CallerQuota:
+        """What ``caller`` may use."""
+        with self._lock:
+            return self._bounds(caller)
+
     @contextmanager
     def analysis(self, caller: str) -> Iterator[None]:
         """Around one analysis of ``caller``. Raises QuotaExceeded."""

@@ -11,12 +11,13 @@ from lensd_api import __version__ as api_version
 from lensd_api.errors import FieldViolation, InvalidRequest
 from lensd_proto.v1 import server_pb2
 from lensd_server import __version__
+from lensd_server.access.quotas import Quotas
 from lensd_server.engine.events import ModelState
 from lensd_server.rpc import wire
 from lensd_server.rpc.dispatch import Call
 from lensd_server.rpc.gate import Gate
 from lensd_server.rpc.ports import Analyses, Models
-from lensd_server.settings import LimitSettings
+from lensd_server.settings import CallerQuota, LimitSettings
 
 _LIBRARIES = ("torch", "transformers", "numpy", "grpcio")
 
@@ -34,10 +35,17 @@ class ServerServicer:
     """Answers from the configuration, the residency and the executor."""
 
     def __init__(
-        self, facts: ServerFacts, limits: LimitSettings, models: Models, analyses: Analyses, gate: Gate
+        self,
+        facts: ServerFacts,
+        limits: LimitSettings,
+        quotas: Quotas,
+        models: Models,
+        analyses: Analyses,
+        gate: Gate,
     ) -> None:
         self._facts = facts
         self.limits = limits
+        self._quotas = quotas
         self._models = models
         self._analyses = analyses
         self._gate = gate
@@ -50,7 +58,7 @@ class ServerServicer:
             version=__version__,
             api_version=api_version,
             libraries=library_versions(),
-            limits=_limits(self.limits),
+            limits=_limits(self.limits, self._quotas.bounds(call.caller)),
             features=self._facts.features,
             devices=self._facts.devices,
         )
@@ -114,7 +122,7 @@ def library_versions() -> Mapping[str, str]:
     return versions
 
 
-def _limits(limits: LimitSettings) -> server_pb2.Limits:
+def _limits(limits: LimitSettings, quota: CallerQuota) -> server_pb2.Limits:
     return server_pb2.Limits(
         max_request_bytes=limits.max_request_bytes,
         max_response_bytes=limits.max_response_bytes,
@@ -122,6 +130,17 @@ def _limits(limits: LimitSettings) -> server_pb2.Limits:
         max_analyses_per_stream=limits.max_analyses_per_stream,
         max_queued_rows=limits.max_queued_rows,
         max_timeout=None if limits.max_timeout_s is None else _duration(limits.max_timeout_s),
+        max_admitted_tokens=limits.max_admitted_tokens,
+        max_admitted_bytes=limits.max_admitted_bytes,
+        caller_share=limits.caller_share,
+        max_streams_per_caller=limits.max_streams_per_caller,
+        send_timeout=_duration(limits.send_timeout_s),
+        max_artifact_bytes=limits.max_artifact_bytes,
+        quota=server_pb2.Quota(
+            max_analyses=quota.max_analyses,
+            tokens_per_minute=quota.tokens_per_minute,
+            bytes_per_minute=quota.bytes_per_minute,
+        ),
     )
 
 
