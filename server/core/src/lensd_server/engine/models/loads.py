@@ -1,13 +1,13 @@
-"""Loads and evictions: each load has a thread of its own, which also evicts what is in its way.
+"""How models come into memory and leave it: each load has a thread of its own.
 
-Invariant: however a load ends, its claim is gone, its reservation is a model's or over, and everybody
-who waited has a lease or an error.
+Invariant: however a load ends, its reservation is a model's or over, and everybody who waited has a lease
+or an error.
 """
 
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -17,10 +17,9 @@ from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.device import Device, device_lost, is_beyond_repair, is_out_of_memory
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.faults import internal_failure
-from lensd_server.engine.models.claims import FREEING, Claim, Go, MakeRoom, Wait, check_budget, decide
+from lensd_server.engine.models.devices import OffersDevices
 from lensd_server.engine.models.loading import ClaimMemory, LoadedModel, Report
-from lensd_server.engine.models.pace import EvictionPace
-from lensd_server.engine.models.room import Room
+from lensd_server.engine.models.memory_line import MemoryLine
 from lensd_server.engine.models.slot import ResidentModel, Shelf, Slot
 from lensd_server.engine.observers import Observers
 from lensd_server.settings import LimitSettings, ModelSettings
@@ -31,10 +30,6 @@ MAX_BACKOFF_S = 300.0
 #: How long :meth:`Loads.close` waits for a load that is under way.
 LOAD_END_S = 5.0
 
-#: How often a load that waits looks whether memory is free or a model has stayed long enough: neither
-#: tells anybody.
-LOOK_S = 0.05
-
 _log = structlog.get_logger("lensd.models")
 
 
@@ -43,26 +38,6 @@ class LoadsModels(Protocol):
 
     def load(self, name: str, settings: ModelSettings, report: Report, claim: ClaimMemory) -> LoadedModel:
         """Blocks until the model is ready to serve. Calls ``claim`` before it fills memory."""
-        ...
-
-
-class OffersDevices(Protocol):
-    """The devices of this machine."""
-
-    def candidates(self, wanted: str) -> tuple[str, ...]:
-        """Names of the devices that a model configured for ``wanted`` may be on. Raises LoadFailed."""
-        ...
-
-    def open(self, name: str) -> Device:
-        """A device to put one model on."""
-        ...
-
-    def free_bytes(self, device: str) -> int | None:
-        """See :class:`lensd_server.engine.models.room.Memory`."""
-        ...
-
-    def used_bytes(self, device: str) -> int:
-        """Bytes that this process has on the device."""
         ...
 
 
@@ -87,11 +62,8 @@ class Loads:
         self._shelf, self._loader, self._devices = shelf, loader, devices
         self._limits, self._observers, self._clock = limits, observers, clock
         self._when_lost, self._when_damaged = when_lost, when_damaged
-        self.room = Room(devices, limits.memory_bytes)
-        self.pace = EvictionPace(limits.max_evictions_per_minute)
-        self._claims: list[Claim] = []
+        self.line = MemoryLine(shelf, devices, limits, observers, clock, self.free)
         self._orders = itertools.count(1)
-        self._freed_at = float("-inf")
         self._closed = False
 
     def ask(self, slot: Slot) -> None:
@@ -106,32 +78,22 @@ class Loads:
             slot.loading.start()
 
     def free(self, slot: Slot, mine: list[ResidentModel]) -> None:
-        """Frees a model that was taken off ``slot``. ``mine`` holds the last reference to it."""
+        """Frees a model that :meth:`Slot.take_out` took off ``slot``. ``mine`` holds the last reference to it."""
         mine[0].batcher.close()
         device = mine.pop().loaded.device
         device.release()
         with self._shelf.changed:
-            self._freed_at = self._clock()
+            self.line.freed_at = self._clock()
             slot.state, slot.yields_to, slot.detail = ModelState.COLD, "", ""
             if slot.wanted:
                 self.ask(slot)
         self._shelf.notify(slot)
 
-    def take_out(self, slot: Slot) -> list[ResidentModel]:
-        """Takes the model off ``slot``, for :meth:`free`. Locked."""
-        assert slot.resident is not None
-        mine = [slot.resident]
-        slot.resident, slot.damage = None, ""
-        if slot.reservation is not None:
-            slot.reservation.left_at = self._clock()
-            slot.reservation = None
-        return mine
-
     def free_unheld(self, slot: Slot) -> None:
         """Begins to free the model of ``slot`` unless somebody holds it. Locked."""
         if slot.leases == 0:
             # A thread of its own: neither a caller that goes away nor the device's must leave it half freed.
-            mine = self.take_out(slot)
+            mine = slot.take_out(self._clock())
             threading.Thread(target=self.free, args=(slot, mine), name=f"lensd-free-{slot.name}").start()
 
     def close(self) -> None:
@@ -146,7 +108,7 @@ class Loads:
             if slot.loading is not None:
                 slot.loading.join(LOAD_END_S)
             with self._shelf.changed:
-                mine = [] if slot.resident is None else self.take_out(slot)
+                mine = [] if slot.resident is None else slot.take_out(self._clock())
             if mine:
                 self.free(slot, mine)
 
@@ -167,7 +129,8 @@ class Loads:
             opened = {
                 name: self._devices.open(name) for name in self._devices.candidates(slot.settings.device)
             }
-            place = self._claim(slot, {name: need(device) for name, device in opened.items()})
+            needs = {name: need(device) for name, device in opened.items()}
+            place = self.line.wait(slot, needs, lambda: self._check_wanted(slot))
             waited = self._clock() - since
             return opened[place]
 
@@ -193,85 +156,6 @@ class Loads:
     def _check_wanted(self, slot: Slot) -> None:
         if self._closed or slot.unloading or not slot.wanted:
             raise _Unwanted
-
-    def _claim(self, slot: Slot, needs: Mapping[str, int]) -> str:
-        """Waits until the bytes are free on one of the devices, evicting for it, and sets them aside."""
-        claim = Claim(slot, needs)
-        with self._shelf.changed:
-            check_budget(claim, self.room)
-            self._claims.append(claim)
-        try:
-            while True:
-                victim, mine = None, list[ResidentModel]()
-                with self._shelf.changed:
-                    self._check_wanted(slot)
-                    slots = list(self._shelf.slots.values())
-                    decision = decide(claim, self._claims, slots, self.room, self._clock(), self._freed_at)
-                    self._let_stay(slot, decision.victims if isinstance(decision, MakeRoom) else ())
-                    if isinstance(decision, Go):
-                        slot.reservation = self.room.reserve(decision.device, needs[decision.device])
-                        return decision.device
-                    if isinstance(decision, MakeRoom):
-                        victim = self._make_room(slot, decision)
-                    if victim is not None:
-                        mine = self.take_out(victim)
-                    elif not self._note_wait(slot, decision):
-                        self._shelf.changed.wait(LOOK_S)
-                if victim is None:
-                    self._shelf.notify(slot)
-                    if isinstance(decision, Wait) and decision.detail == FREEING:
-                        # Whoever used the model last may have let go of it after it was freed, in a cycle.
-                        self._devices.open(next(iter(needs))).release()
-                else:
-                    self._evict(victim, mine, slot)
-        finally:
-            with self._shelf.changed:
-                self._claims.remove(claim)
-                slot.room_at = 0.0
-                self._let_stay(slot, ())
-                self._shelf.changed.notify_all()
-
-    def _make_room(self, slot: Slot, decision: MakeRoom) -> Slot | None:
-        """Stops giving leases to the victims; answers one that can go at once. Locked."""
-        for victim in decision.victims:
-            if victim.state is ModelState.RESIDENT:
-                victim.state, victim.yields_to = ModelState.DRAINING, slot.name
-                self._shelf.notify(victim)
-        return next((victim for victim in decision.victims if victim.leases == 0), None)
-
-    def _let_stay(self, slot: Slot, victims: tuple[Slot, ...]) -> None:
-        """Whatever was to go for ``slot`` and need not after all serves again. Locked."""
-        for other in self._shelf.slots.values():
-            if other.yields_to == slot.name and other.resident is not None and other not in victims:
-                other.state, other.yields_to = ModelState.RESIDENT, ""
-                other.grant(self._clock())
-                self._shelf.notify(other)
-
-    def _note_wait(self, slot: Slot, decision: MakeRoom | Wait) -> bool:
-        """Says what is waited for; whether that is news. Locked."""
-        slot.room_at = decision.until if isinstance(decision, Wait) else 0.0
-        # The time that is left changes all the while, and is told as it was at first.
-        seen = (slot.stage, slot.detail.partition(", which")[0])
-        slot.stage = "wait_memory"
-        if seen == (slot.stage, decision.detail.partition(", which")[0]):
-            return False
-        slot.detail = decision.detail
-        return True
-
-    def _evict(self, victim: Slot, mine: list[ResidentModel], slot: Slot) -> None:
-        now = self._clock()
-        # Nobody may have used it, or it was in use until it had to give way.
-        reason = "turn" if victim.waiters else "idle"
-        _log.info("evicting model", model=victim.name, reason=reason, to_load=slot.name)
-        self.free(victim, mine)
-        self._observers.evicted(victim.name, reason)
-        with self._shelf.changed:
-            self.pace.note(now)
-            warning = self.pace.describe(now) if self.pace.is_worth_a_warning(now) else ""
-        if warning:
-            _log.warning(
-                "models displace each other", evictions_per_minute=self.pace.recent(now), hint=warning
-            )
 
     def _batcher(self, slot: Slot, loaded: LoadedModel) -> Batcher:
         own = slot.settings.max_cache_bytes
@@ -331,11 +215,11 @@ class Loads:
     def _settle(self, slot: Slot, loaded: LoadedModel) -> None:
         """Corrects the prediction by what the model really takes, until its weights are gone. Locked."""
         size = loaded.resident_bytes + loaded.working_bytes
-        reservation = slot.reservation or self.room.reserve(loaded.device.name, size)
+        reservation = slot.reservation or self.line.room.reserve(loaded.device.name, size)
         predicted, reservation.size, reservation.loaded = reservation.size, size, True
         slot.reservation = reservation
         weakref.finalize(loaded.model.module, reservation.end).atexit = False
-        left = self.room.left(reservation.device)
+        left = self.line.room.left(reservation.device)
         if left is not None and left < 0:
             _log.warning(
                 "models take more memory than was predicted",

@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from lensd_api import Draining, Exhausted, LoadFailed
 from lensd_server.engine.device import Devices
 from lensd_server.engine.events import DeviceMemory, LoadStep, ModelState, ModelStatus, Warned
-from lensd_server.engine.models.loads import Loads, LoadsModels, OffersDevices, again
+from lensd_server.engine.models.devices import OffersDevices
+from lensd_server.engine.models.loads import Loads, LoadsModels, again
 from lensd_server.engine.models.slot import ResidentModel, Shelf, Slot, Waiter
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.wakeup import Wakeup
@@ -75,7 +76,7 @@ class Residency:
         """Budget and reservations of every device that a configured model may be on."""
         allowed = {device for slot in self._shelf.slots.values() for device in self._possible(slot)}
         with self._shelf.changed:
-            room = self._loads.room
+            room = self._loads.line.room
             return [
                 DeviceMemory(
                     device, room.budget(device), room.reserved(device), self._devices.used_bytes(device)
@@ -234,7 +235,7 @@ class Residency:
         finally:
             slot.watchers.remove(waiter.wakeup)
         with self._shelf.changed:
-            now, pace = self._clock(), self._loads.pace
+            now, pace = self._clock(), self._loads.line.pace
             warning = pace.describe(now) if pace.too_fast(now) else ""
         if warning:
             tell(Warned("MODELS_DISPLACE_EACH_OTHER", warning))

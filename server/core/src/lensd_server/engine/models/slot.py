@@ -105,6 +105,16 @@ class Slot:
         self.leases -= 1
         self.last_used = now
 
+    def take_out(self, now: float) -> list[ResidentModel]:
+        """Takes its model off it, to be freed: whoever gets the list has the last reference."""
+        assert self.resident is not None
+        mine = [self.resident]
+        self.resident, self.damage = None, ""
+        if self.reservation is not None:
+            self.reservation.left_at = now
+            self.reservation = None
+        return mine
+
     def grant(self, now: float) -> None:
         """It serves: everybody who waited gets a lease, before anybody can take the model away."""
         waiters, self.waiters = self.waiters, []
