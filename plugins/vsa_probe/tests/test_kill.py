@@ -19,7 +19,9 @@ from lensd_vsa_probe import VsaFit, fitting
 
 fitting.SAVE_WAVES = fitting.SAVE_EPOCHS = 1
 engine = TinyEngine(("llama",), state_dir=Path(sys.argv[1]))
-params = {"artifact": "killed", "corpus": "facts-young", "dim": 128, "epochs": 8, "batch": 16}
+params = {"artifact": "killed", "corpus": "facts-young", "dim": 128, "epochs": 8, "batch": 16,
+    # A wave of sixteen is one batch, whatever this process has measured forwards to take.
+    "rows_at_once": 16}
 
 async def run():
     async with aclosing(engine._start(VsaFit(), Job(params, "llama"))) as events:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lensd_vsa_probe.algebra import random_hypervectors
-from lensd_vsa_probe.encoder import Encoder, loss
-from lensd_vsa_probe.linear import predict, ridge
+from lensd_vsa_probe.encoder import Encoder, draw_kept, loss
+from lensd_vsa_probe.linear import PENALTIES, predict, ridge
 from lensd_vsa_probe.schedule import one_cycle, warm_restarts
 from lensd_vsa_probe.training import Data, Recipe, Trainer
 
@@ -88,12 +88,29 @@ def test_what_can_be_learned_is_learned_and_patience_ends_what_cannot() -> None:
     assert stopped.epoch < 100
 
 
-def test_ridge_is_the_minimum_of_what_it_minimises() -> None:
-    for count in (30, 200):  # fewer rows than features, and more: both normal systems
-        data = rows(count)
-        found = ridge(data.states, data.targets, data.held_states, data.held_targets)
-        agreement = (predict(found, data.held_states) == data.held_targets).double().mean().item()
-        assert agreement > 0.95
+@pytest.mark.parametrize("count", [30, 200])  # fewer rows than features, and more: both normal systems
+def test_ridge_is_the_minimum_of_what_it_minimises(count: int) -> None:
+    data = rows(count)
+    found = ridge(data.states, data.targets, data.held_states, data.held_targets)
+    agreement = (predict(found, data.held_states) == data.held_targets).double().mean().item()
+    assert agreement > 0.95
+    x = torch.cat([data.states, torch.ones(len(data.states), 1)], 1).double()
+    slope = x.T @ (x @ found - data.targets.double())
+    # At the minimum the slope of the error is that of the penalty, for one of the penalties tried.
+    assert min((slope + p * len(x) * found).abs().max().item() for p in PENALTIES) < 1e-8
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2, 0.5, 0.999])
+def test_dropout_keeps_the_share_it_is_told(dropout: float) -> None:
+    like = torch.empty(333, 301)  # no multiple of what one draw yields
+    kept = draw_kept(like, dropout, torch.Generator().manual_seed(0))
+    assert kept.shape == like.shape
+    assert kept.double().mean().item() == pytest.approx(1 - dropout, abs=0.006)
+    again = draw_kept(like, dropout, torch.Generator().manual_seed(0))
+    assert torch.equal(kept, again)
+    # Neighbours come from one number and must not look alike for it.
+    agreement = (kept[:, 1:] == kept[:, :-1]).double().mean().item()
+    assert agreement == pytest.approx(dropout**2 + (1 - dropout) ** 2, abs=0.006)
 
 
 def test_the_published_sizes_are_those_of_the_encoder() -> None:

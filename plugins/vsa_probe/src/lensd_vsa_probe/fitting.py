@@ -30,7 +30,7 @@ from lensd_vsa_probe.stored import FittedProbe
 from lensd_vsa_probe.training import Trainer
 
 #: A checkpoint at most this often: some ten seconds of work.
-SAVE_WAVES, SAVE_EPOCHS = 32, 5
+SAVE_WAVES, SAVE_EPOCHS = 16, 5
 #: A slice of training keeps the cores this long at most, one batch at least; forwards go in between.
 SLICE_S = 0.04
 
@@ -149,24 +149,25 @@ class Fitting:
             if epoch.number % SAVE_EPOCHS == 0 and not trainer.done:
                 await self._save(trainer)
             yield
-        await ctx.compute(self._conclude, task, trainer.finish(), bench)
+        await self._conclude(task, trainer.finish(), bench)
         await self._save()
 
-    def _conclude(self, task: Task, encoder: Encoder, bench: Bench) -> None:
-        progress = self._progress
-        with torch.no_grad():
-            add_run(progress.report, bench, task, bipolar(encoder(task.test_states)))
+    async def _conclude(self, task: Task, encoder: Encoder, bench: Bench) -> None:
+        ctx, progress = self._ctx, self._progress
+        decoded = await ctx.compute(_decode, encoder, task.test_states)
+        scoring = add_run(progress.report, bench, task, decoded)
+        while await ctx.compute(next, scoring, "over") is None:
+            pass
         progress.trainer = {}
         if task.run.name == "probe":
             kept = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
             progress.probe = kept | {"mean": task.standard.mean, "deviation": task.standard.deviation}
             if "other" in self._tokens:
-                self._score_other_template(task, encoder, bench)
+                await ctx.compute(self._score_other_template, task, encoder, bench)
         progress.finished.append(task.run.name)
 
     def _score_other_template(self, task: Task, encoder: Encoder, bench: Bench) -> None:
-        with torch.no_grad():
-            decoded = bipolar(encoder(task.standard.apply(self._progress.states["other"].pooled)))
+        decoded = _decode(encoder, task.standard.apply(self._progress.states["other"].pooled))
         examples = [bench.examples[row] for row in task.test_rows]
         self._progress.report.add("other_template", task.run.split, score(decoded, examples, bench.codebook))
 
@@ -196,6 +197,12 @@ class Fitting:
         except TooLarge as error:
             self._may_save = False
             self._ctx.warn("NO_CHECKPOINT", f"this fit cannot be resumed: {error.message}")
+
+
+def _decode(encoder: Encoder, states: Tensor) -> Tensor:
+    """Bipolar hypervectors [n, dim] of standardised ``states`` [n, p]."""
+    with torch.no_grad():
+        return bipolar(encoder(states))
 
 
 def other_wording(params: FitParams, corpus: Corpus) -> list[str]:

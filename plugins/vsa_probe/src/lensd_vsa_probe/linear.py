@@ -14,10 +14,15 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 def ridge(states: Tensor, targets: Tensor, held_states: Tensor, held_targets: Tensor) -> Tensor:
     """Weights [d + 1, dim], the last row a bias, of the penalty that does best on the held rows.
 
-    Solved in fp64 from the smaller of the two normal systems.
+    The minimum of |x w - y|^2 + penalty * rows * |w|^2, solved in fp64 from the smaller of the two
+    normal systems, which all penalties share.
     """
     x, y = _with_one(states.double()), targets.double()
-    tried = [_solve(x, y, penalty * len(x)) for penalty in PENALTIES]
+    few = len(x) < x.shape[1]
+    products, right = (x @ x.T, y) if few else (x.T @ x, x.T @ y)
+    tried = [_solve(products, penalty * len(x), right) for penalty in PENALTIES]
+    if few:
+        tried = [x.T @ solved for solved in tried]
     agreements = [(predict(weights, held_states) * held_targets).mean().item() for weights in tried]
     return tried[agreements.index(max(agreements))]
 
@@ -31,9 +36,6 @@ def _with_one(x: Tensor) -> Tensor:
     return torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
 
 
-def _solve(x: Tensor, y: Tensor, amount: float) -> Tensor:
-    """The minimum of |x w - y|^2 + amount * |w|^2."""
+def _solve(products: Tensor, amount: float, right: Tensor) -> Tensor:
     linalg: Any = torch.linalg
-    if len(x) < x.shape[1]:
-        return x.T @ linalg.solve(x @ x.T + amount * torch.eye(len(x), dtype=x.dtype), y)
-    return linalg.solve(x.T @ x + amount * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+    return linalg.solve(products + amount * torch.eye(len(products), dtype=products.dtype), right)

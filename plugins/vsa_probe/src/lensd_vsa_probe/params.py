@@ -111,7 +111,7 @@ class FitParams(BaseParams):
         default=None, ge=1, description="Epochs without a better validation loss after which training stops."
     )
     rows_at_once: int = Field(
-        default=16, ge=1, le=1024, description="Texts in one forward: fewer let others in sooner."
+        default=48, ge=1, le=1024, description="Texts in one forward at most: fewer let others in sooner."
     )
     seed: Seed = Field(default=0, description="Of the codebook, the splits, k-means and training.")
     reuse: bool = Field(

@@ -1,6 +1,6 @@
 """The evaluation: one row of scores per encoder and baseline, and the record stored with the probe."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -88,19 +88,25 @@ class Bench:
         return [bool(hit) for hit in integers(self.states.top[chosen, 0] == self.wanted[chosen])]
 
 
-def add_run(report: Report, bench: Bench, task: Task, decoded: Tensor) -> None:
-    """Scores of one trained encoder; the probe's come with the baselines of the same rows."""
+def add_run(report: Report, bench: Bench, task: Task, decoded: Tensor) -> Iterator[None]:
+    """Scores of one trained encoder; the probe's come with the baselines of the same rows.
+
+    Yields between two pieces of work, so that others get in between.
+    """
     rows, split = task.test_rows, task.run.split
     examples = [bench.examples[row] for row in rows]
     report.add(task.run.name, split, score(decoded, examples, bench.codebook))
     if task.run.name != "probe":
         return
+    yield
     report.add("constant", split, score(constant(examples, bench.codebook), examples, bench.codebook))
     blind = mean_target(task.data.targets).expand(len(rows), -1)
     report.add("mean_target", split, score(blind, examples, bench.codebook))
+    yield
     weights = ridge(task.data.states, task.data.targets, task.data.held_states, task.data.held_targets)
     linear = predict(weights, task.test_states)
     report.add("linear_map", split, score(linear, examples, bench.codebook))
+    yield
     if not examples[0].pairs:
         return
     for name, at in bench.model_scores(rows).items():
