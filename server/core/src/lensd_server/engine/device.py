@@ -29,6 +29,11 @@ BATCH_TOKENS = {"cpu": (128, 2048), "cuda": (1024, 16384)}
 CACHE_BYTES = {"cpu": 2**29, "cuda": 2**32}
 
 
+#: How long callers that were just answered may be waited for, in fixed parts of a forward. Whoever comes back
+#: in time spares one. On the CPU answering takes the very cores that a forward would run on, so a wait costs less.
+WAITS = {"cpu": 3.0, "cuda": 1.0}
+
+
 class Device:
     """Where a model lives.
 
@@ -65,6 +70,11 @@ class Device:
     def cache_bytes(self) -> int:
         """Default bound of kept keys and values."""
         return CACHE_BYTES[self.torch.type]
+
+    @property
+    def longest_wait(self) -> float:
+        """How many fixed parts of a forward a batch may wait for callers that were just answered."""
+        return WAITS[self.torch.type]
 
     @contextmanager
     def entered(self) -> Iterator[None]:

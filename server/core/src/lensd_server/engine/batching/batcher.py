@@ -1,8 +1,9 @@
 """One queue and one device thread per resident model.
 
 While a forward runs, rows from all live analyses gather; the next batch takes what is there. An
-idle model runs a single row at once: nothing ever waits on purpose. A row that is read in several steps
-waits for its next one like any other.
+idle model runs a single row at once; rows that wait already may wait a little longer for callers that
+have just been answered (:mod:`.gathering`). A row that is read in several steps waits for its next one
+like any other.
 
 Invariant: every submitted call settles exactly once, whatever happens to its neighbours.
 """
@@ -27,6 +28,7 @@ from lensd_server.engine.anatomy.capture import run_batch
 from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.call import ForwardCall, QueuedRow
 from lensd_server.engine.batching.execution import BatchExecution, RunBatch
+from lensd_server.engine.batching.gathering import Gathering
 from lensd_server.engine.batching.pace import Pace
 from lensd_server.engine.batching.queue import BatchLimits, RowQueue
 from lensd_server.engine.batching.sharing import share
@@ -64,13 +66,16 @@ class Batcher:
         self._name, self._model, self._device, self._limits = name, model, device, limits
         self._when_lost = when_lost
         self._observers = observers or Observers()
-        self._execution = BatchExecution(name, model, device, run, clock, when_damaged)
+        self._execution = BatchExecution(
+            name, model, device, run, clock, when_damaged, self._expect_callers
+        )
         self._clock = clock
         self._changed = threading.Condition()
         self._queue = RowQueue(limits)
         self._running: list[QueuedRow] = []
         self._closed = self._lost = False
         self._pace = Pace(limits.price)
+        self._gathering = Gathering(limits.longest_wait_s)
         self._thread = threading.Thread(target=self._serve, name=f"lensd-device-{name}", daemon=True)
         self._thread.start()
 
@@ -95,6 +100,7 @@ class Batcher:
             for call in calls:
                 call.submitted = now
                 self._queue.add(call)
+            self._gathering.arrived(rows, now)
             self._changed.notify_all()
         self._report_queue()
 
@@ -196,12 +202,23 @@ class Batcher:
             self._report_queue()
 
     def _wait_for_rows(self) -> bool:
-        """False once closed. The one place where a batch could wait for more rows than there are: a policy
-        that does so on purpose belongs here (see "Why" in the README of this distribution)."""
+        """False once closed. The one place where a batch waits for more rows than there are."""
         with self._changed:
-            while not len(self._queue) and not self._closed:
-                self._changed.wait()
+            while not self._closed:
+                patience = None
+                if len(self._queue):
+                    patience = self._gathering.patience(self._clock())
+                    if not patience or self._queue.tokens >= self._limits.max_tokens:
+                        break
+                self._changed.wait(patience)
             return len(self._queue) > 0
+
+    def _expect_callers(self, rows: Sequence[QueuedRow]) -> None:
+        """``rows`` have been read and are answered next."""
+        # Where rows go on, whoever comes joins their next step without anybody waiting.
+        goes_on = any(row.take or row.call.grows for row in rows)
+        with self._changed:
+            self._gathering.answers(0 if goes_on else len(rows), self._clock())
 
     def _take(self) -> list[QueuedRow]:
         """Takes the next batch out of the queue, and with it whatever nobody waits for any more."""

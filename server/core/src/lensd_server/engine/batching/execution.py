@@ -48,8 +48,11 @@ class BatchExecution:
         run: RunBatch,
         clock: Callable[[], float],
         when_damaged: Callable[[Unavailable], None],
+        when_read: Callable[[Sequence[QueuedRow]], None] = lambda _: None,
     ) -> None:
-        """``when_damaged`` is called once, when a reduce has written into the weights."""
+        """``when_damaged`` is called once, when a reduce has written into the weights; ``when_read`` with rows
+        that are answered next."""
+        self._when_read = when_read
         self._when_damaged = when_damaged
         self._name, self._model, self._device = name, model, device
         self._forward_pass, self._clock = run, clock
@@ -95,6 +98,7 @@ class BatchExecution:
             self._narrow(rows, fault, exhausted=is_out_of_memory(fault))
             return
         batch.account(self._clock() - started)
+        self._when_read(rows)
         batch.answer(fetched)
         for members, error in batch.failed:
             self._blame(members, error, alone=len(rows) == 1)

@@ -51,13 +51,15 @@ LEAST_PART = 16
 class BatchLimits:
     """``max_tokens``: padded tokens a batch may hold. ``price``: what forwards take.
     ``max_rows``: rows that may wait, ``caller_share``: how many of them may be one caller's.
-    ``max_cache_bytes``: keys and values that may be kept between batches, or laid out for one."""
+    ``max_cache_bytes``: keys and values that may be kept between batches, or laid out for one.
+    ``longest_wait_s``: how long a batch may wait for callers that were just answered."""
 
     max_tokens: int
     price: Price
     max_rows: int = 4096
     caller_share: float = 1.0
     max_cache_bytes: int = 2**29
+    longest_wait_s: float = 0.0
 
     @property
     def max_own_rows(self) -> int:

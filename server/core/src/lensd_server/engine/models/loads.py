@@ -165,6 +165,7 @@ class Loads:
             max_rows=self._limits.max_queued_rows,
             caller_share=self._limits.caller_share,
             max_cache_bytes=loaded.device.cache_bytes if own is None else own,
+            longest_wait_s=loaded.device.longest_wait * loaded.price.seconds(1),
         )
         return Batcher(
             slot.name,
