@@ -10,7 +10,7 @@ from lensd_api.artifacts import (
     BlockingCheckpoint,
     Checkpoint,
 )
-from lensd_api.context import BlockingContext, Context
+from lensd_api.context import BlockingContext, BlockingWorkspace, Context, Workspace
 from lensd_api.errors import (
     AnalysisError,
     Cancelled,
@@ -77,6 +77,7 @@ __all__ = [
     "BlockingCheckpoint",
     "BlockingContext",
     "BlockingModelHandle",
+    "BlockingWorkspace",
     "Cancelled",
     "Capture",
     "Checkpoint",
@@ -139,6 +140,7 @@ __all__ = [
     "UnknownAnalyzer",
     "UnknownArtifact",
     "UnknownModel",
+    "Workspace",
     "Write",
     "hookimpl",
     "hookspec",

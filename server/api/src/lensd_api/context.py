@@ -1,7 +1,8 @@
 """What an analyzer is handed beside its parameters."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from lensd_api.artifacts import (
     ArtifactStore,
@@ -15,6 +16,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+
+class Workspace(Protocol):
+    """Memory on a device, and turns on it, for work of the analyzer's own such as training."""
+
+    @property
+    def device(self) -> str:
+        """What ``tensor.to`` takes: ``"cpu"``, ``"cuda:0"``."""
+        ...
+
+    async def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Runs ``fn`` off the event loop in a turn on the device: no forward of the leased model runs
+        beside it, and those that wait go first after it. So take little at a time: a step, not an epoch."""
+        ...
+
+
+class BlockingWorkspace(Protocol):
+    """The same for plain generators."""
+
+    @property
+    def device(self) -> str:
+        """See :attr:`Workspace.device`."""
+        ...
+
+    def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """See :meth:`Workspace.compute`."""
+        ...
 
 
 class _Common(Protocol):
@@ -70,6 +98,17 @@ class Context(_Common, Protocol):
         same cores. Context variables are carried along."""
         ...
 
+    def workspace(
+        self, size_bytes: int, *, device: Literal["model", "cpu"] = "model"
+    ) -> AbstractAsyncContextManager[Workspace]:
+        """``size_bytes`` on the leased model's device, set aside within its memory budget until the end.
+
+        Raises Exhausted (``NO_ROOM``, with both numbers) on entering when they are not there. On the CPU
+        nothing is set aside: there an analysis is bounded by what it estimates. Let go of what is on the
+        device before the end.
+        """
+        ...
+
 
 class BlockingContext(_Common, Protocol):
     """For plain generators, which run on a worker thread of their own."""
@@ -91,4 +130,10 @@ class BlockingContext(_Common, Protocol):
 
     def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Runs heavy torch work so that it never runs beside a forward pass on the same cores."""
+        ...
+
+    def workspace(
+        self, size_bytes: int, *, device: Literal["model", "cpu"] = "model"
+    ) -> AbstractContextManager[BlockingWorkspace]:
+        """See :meth:`Context.workspace`."""
         ...

@@ -1,16 +1,15 @@
 """What an analyzer is handed beside its parameters, in its two faces."""
 
-import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor
 
 from lensd_api import RequirementNotMet
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.channel import Channel
-from lensd_server.engine.compute import ComputeThread
 from lensd_server.engine.events import Priority, Progress, Warned
 from lensd_server.engine.handle import AsyncHandle, BlockingHandle
 from lensd_server.engine.plain import text
@@ -20,6 +19,7 @@ from lensd_server.engine.storage import (
     BlockingArtifacts,
     BlockingCheckpoint,
 )
+from lensd_server.engine.workspace import AsyncWorkspace, BlockingWorkspace, Workplaces
 
 T = TypeVar("T")
 H = TypeVar("H", AsyncHandle, BlockingHandle)
@@ -39,7 +39,7 @@ class _Common(Generic[H]):
     tensors: Mapping[str, Tensor]
     stored: BlockingArtifacts
     saved: BlockingCheckpoint
-    computing: ComputeThread
+    places: Workplaces
     handle: H | None = None
     _warnings: int = 0
 
@@ -97,8 +97,13 @@ class AsyncContext(_Common[AsyncHandle]):
 
     async def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """See :meth:`lensd_api.Context.compute`."""
-        self.ticket.check()
-        return await asyncio.wrap_future(self.computing.submit(self.ticket, fn, *args, **kwargs))
+        return await AsyncWorkspace(self.ticket, self.places.computing).compute(fn, *args, **kwargs)
+
+    def workspace(
+        self, size_bytes: int, *, device: Literal["model", "cpu"] = "model"
+    ) -> AbstractAsyncContextManager[AsyncWorkspace]:
+        """See :meth:`lensd_api.Context.workspace`."""
+        return self.places.open(self.ticket, size_bytes, device)
 
 
 class BlockingAnalysisContext(_Common[BlockingHandle]):
@@ -116,10 +121,13 @@ class BlockingAnalysisContext(_Common[BlockingHandle]):
 
     def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """See :meth:`lensd_api.BlockingContext.compute`."""
-        self.ticket.check()
-        with self.computing.turn, self.ticket.on_device():
-            self.ticket.check()
-            return fn(*args, **kwargs)
+        return BlockingWorkspace(self.ticket, self.places.computing.device).compute(fn, *args, **kwargs)
+
+    def workspace(
+        self, size_bytes: int, *, device: Literal["model", "cpu"] = "model"
+    ) -> AbstractContextManager[BlockingWorkspace]:
+        """See :meth:`lensd_api.BlockingContext.workspace`."""
+        return self.places.open_blocking(self.ticket, size_bytes, device)
 
 
 def _line(said: str, what: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lensd_api import DeviceLost, DeviceOutOfMemory, LoadFailed
 from lensd_server.engine import memory
-from lensd_server.engine.batching.turn import FreeTurn, Turn
+from lensd_server.engine.batching.turn import Turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -37,12 +37,13 @@ WAITS = {"cpu": 3.0, "cuda": 1.0}
 class Device:
     """Where a model lives.
 
-    ``cpu_turn`` is shared by every model on the CPU; see :mod:`lensd_server.engine.batching.turn`.
+    ``cpu_turn`` is shared by every model on the CPU; see :mod:`lensd_server.engine.batching.turn`. On a
+    GPU each model has a turn of its own: its forwards and what else is computed for its callers alternate.
     """
 
     def __init__(self, device: torch.device, cpu_turn: Turn | None = None) -> None:
         self.torch = device
-        self.turn: Turn | FreeTurn = (cpu_turn or Turn()) if device.type == "cpu" else FreeTurn()
+        self.turn = cpu_turn if cpu_turn is not None and device.type == "cpu" else Turn()
         # A stream of its own lets two models share a GPU without waiting for each other.
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -84,6 +85,14 @@ class Device:
             return
         with torch.cuda.device(self.torch), torch.cuda.stream(self.stream):
             yield
+
+    @contextmanager
+    def completing(self) -> Iterator[None]:
+        """The same around work of somebody else's, which is complete at its end, not only queued."""
+        with self.entered():
+            yield
+            if self.stream is not None:
+                self.stream.synchronize()
 
     def put(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the device; the copy is queued on the stream, not waited for."""

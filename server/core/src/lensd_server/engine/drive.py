@@ -24,6 +24,7 @@ from lensd_server.engine.running import Analysis
 from lensd_server.engine.soundness import ResultCheck, takes_long
 from lensd_server.engine.storage import BlockingArtifacts, BlockingCheckpoint, Storage
 from lensd_server.engine.wakeup import post
+from lensd_server.engine.workspace import SetAside, Workplaces
 from lensd_server.settings import LimitSettings
 
 #: How long an async analyzer may take to clean up after it was closed.
@@ -36,10 +37,13 @@ T = TypeVar("T")
 
 
 class Driver:
-    """Runs analyzers with what every analysis is given."""
+    """Runs analyzers with what every analysis is given; ``set_aside`` as at :class:`Workplaces`."""
 
-    def __init__(self, storage: Storage, computing: ComputeThread, limits: LimitSettings) -> None:
+    def __init__(
+        self, storage: Storage, computing: ComputeThread, set_aside: SetAside, limits: LimitSettings
+    ) -> None:
         self._storage, self._computing, self._limits = storage, computing, limits
+        self._set_aside = set_aside
 
     async def drive(
         self,
@@ -57,7 +61,9 @@ class Driver:
         origin = _origin(registered, model)
         stored = BlockingArtifacts(self._storage.artifacts, origin)
         saved = BlockingCheckpoint(self._storage.checkpoints, lambda: request_key(origin, params, tensors))
-        common = (ticket, channel, tensors, stored, saved, self._computing)
+        device = None if model is None else model.loaded.device
+        places = Workplaces(self._computing, device, self._set_aside)
+        common = (ticket, channel, tensors, stored, saved, places)
         check = ResultCheck(
             registered.name,
             message_bytes=self._limits.max_response_bytes,

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 import structlog
+import torch
 
 from lensd_api import Draining, Internal, LensdError, UnknownModel
 from lensd_server.engine.admission import Admission
@@ -18,6 +19,7 @@ from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.channel import Channel
 from lensd_server.engine.compute import ComputeThread
+from lensd_server.engine.device import Device
 from lensd_server.engine.drive import Driver
 from lensd_server.engine.events import (
     Accepted,
@@ -85,13 +87,13 @@ class LocalExecutor:
     ) -> None:
         self._residency, self._limits = residency, limits
         self._heartbeat_s = heartbeat_s
-        self._computing = ComputeThread(cpu_turn)
+        self._computing = ComputeThread(Device(torch.device("cpu"), cpu_turn))
         self._admission = Admission(limits)
         self._performer = Performer(
             lookup,
             residency,
             self._admission,
-            Driver(storage, self._computing, limits),
+            Driver(storage, self._computing, residency.set_aside, limits),
             observers or Observers(),
         )
         self._loop = AnalysisLoop()

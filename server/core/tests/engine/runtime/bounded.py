@@ -13,7 +13,7 @@ from torch import nn
 
 from lensd_api import LoadFailed
 from lensd_server.engine.batching.price import Price
-from lensd_server.engine.batching.turn import FreeTurn
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.models.loading import LoadedModel
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
@@ -23,10 +23,10 @@ from lensd_server.settings import LimitSettings, ModelSettings
 class FakeDevice:
     """A device in name only."""
 
-    batch_tokens, cache_bytes, is_cpu, turn = (128, 2048), 1 << 20, True, FreeTurn()
+    batch_tokens, cache_bytes, is_cpu = (128, 2048), 1 << 20, True
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.turn = name, Turn()
 
     @contextmanager
     def entered(self) -> Iterator[None]:

@@ -226,11 +226,14 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         loader: Any = None,
         observers: Observers | None = None,
         heartbeat_s: float = 10.0,
+        devices: Any = None,
         **limits: Any,
     ) -> Rig:
         configured = {name: ModelSettings(source=f"tiny:{name}") for name in models}
         bounds = LimitSettings(**limits)
-        residency = Residency(configured, loader or CachedLoader(), bounds, observers=observers)
+        residency = Residency(
+            configured, loader or CachedLoader(), bounds, devices=devices, observers=observers
+        )
         lookup = Lookup()
         executor = LocalExecutor(
             lookup,

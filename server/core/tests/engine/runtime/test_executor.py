@@ -451,7 +451,7 @@ async def test_compute_never_runs_beside_a_forward(make_rig: Any, tiny: Any) -> 
     rig = make_rig()
     await rig.events(Count())
     turn = tiny("llama").device.turn
-    rig.executor._computing.turn = turn  # the loader's own, as the daemon wires it
+    rig.executor._computing.device.turn = turn  # the loader's own, as the daemon wires it
     seen: list[bool] = []
 
     async def body(ctx: Any) -> AsyncIterator[Any]:

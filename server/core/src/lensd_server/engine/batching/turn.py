@@ -1,8 +1,9 @@
-"""Whose turn it is on the CPU's cores.
+"""Whose turn it is on a device.
 
 Two forwards, or a forward and other tensor work, on the same cores take twice as long each: the
 threads of one evict the caches and wait at the barriers of the other. So everything heavy on a
-CPU takes a turn, first come, first served.
+CPU takes a turn, first come, first served. On a GPU the forwards of one model and what is trained for its
+callers take turns likewise; two models there are left to the GPU's own scheduler.
 """
 
 import threading
@@ -35,15 +36,3 @@ class Turn:
                 self._waiting.popleft().set()
             else:
                 self._taken = False
-
-
-class FreeTurn:
-    """For devices that order their own work: taking it never waits."""
-
-    def __enter__(self) -> None:
-        """Goes on at once."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing to hand over."""

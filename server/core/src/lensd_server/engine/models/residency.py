@@ -7,8 +7,8 @@ any thread and any event loop.
 
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from lensd_api import Draining, Exhausted, LoadFailed
 from lensd_server.engine.device import Devices
@@ -181,6 +181,19 @@ class Residency:
             yield model
         finally:
             self._leave(slot, waiter)
+
+    @contextmanager
+    def set_aside(self, device: str, size: int) -> Generator[None, None, None]:
+        """Holds ``size`` bytes of the budget of ``device`` for what an analysis computes there itself.
+
+        No model goes for it. Raises Exhausted at once when there is no room.
+        """
+        with self._shelf.changed:
+            reservation = self._loads.line.room.set_aside(device, size)
+        try:
+            yield
+        finally:
+            reservation.end()
 
     def leases(self, name: str) -> int:
         """How many analyses hold ``name`` now. Raises UnknownModel."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from lensd_api import Exhausted
+
 #: Left to everything else when the budget is what was measured to be free: a twentieth of it, and
 #: at least as much as this process needs for itself.
 SPARE_SHARE, SPARE_BYTES = 0.05, 256 * 1024 * 1024
@@ -24,7 +26,7 @@ class Memory(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """Bytes set aside on a device for one model.
+    """Bytes set aside on a device for one model, or for what one analysis computes there.
 
     ``loaded``: they are occupied. ``left_at``: when the model was given up, after which the
     reservation ends as soon as nothing refers to its weights.
@@ -97,4 +99,23 @@ class Room:
         """Sets ``size`` aside; whether it fits was asked before."""
         reservation = Reservation(device, size)
         self._reservations.append(reservation)
+        return reservation
+
+    def set_aside(self, device: str, size: int) -> Reservation:
+        """The same for something else than a model, which fills it at once. Raises Exhausted."""
+        short = max(self.missing(device, size), self.lacking(device, size))
+        if short > 0:
+            raise Exhausted(
+                f"this analysis needs {size} bytes on {device} beside its model, where {max(0, size - short)} "
+                "are left; ask for less, or have a model unloaded or limits.memory_bytes raised",
+                reason="NO_ROOM",
+                metadata={
+                    "needed_bytes": str(size),
+                    "left_bytes": str(max(0, size - short)),
+                    "device": device,
+                },
+                retry_after_s=30.0,
+            )
+        reservation = self.reserve(device, size)
+        reservation.loaded = True
         return reservation

@@ -1,0 +1,253 @@
+"""Work of an analyzer's own on its model's device, as far as a CPU under another name can show it."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lensd_api import Analyzer, Capture, Exhausted, Record, Row, Site
+from lensd_server.engine.batching.turn import Turn
+from lensd_server.engine.device import Device
+from lensd_server.engine.events import Found
+from lensd_server.engine.models.loading import LoadedModel
+from server.core.tests.engine.runtime.bounded import FakeDevices
+
+#: The model has a part of the budget, the tests want to know of the rest.
+GPU, BUDGET = "cuda:0", 1 << 30
+PATIENCE_S = 60
+
+
+class PretendedGpu(Device):
+    """The CPU under another name, with a turn of its own; counts how often memory was given back."""
+
+    name, is_cpu = GPU, False
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.released = threading.Semaphore(0)
+
+    def put(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def synchronize(self) -> None:
+        """Nothing is queued on it."""
+
+    def release(self) -> None:
+        self.released.release()
+
+
+class OnGpu:
+    """Puts a tiny model there."""
+
+    def __init__(self, tiny: Callable[[str], LoadedModel]) -> None:
+        self.device = PretendedGpu()
+        self._tiny = tiny
+
+    def load(self, name: str, settings: Any, report: Any, claim: Any) -> LoadedModel:
+        report("read", 0.5)
+        return replace(self._tiny("llama"), device=self.device)
+
+
+class Working(Analyzer):
+    """Does what its test tells it to."""
+
+    name = "working"
+
+    def __init__(self, body: Callable[[Any], Any]) -> None:
+        self.body = body
+
+    async def analyze(self, params: Any, ctx: Any) -> AsyncIterator[Any]:
+        async for result in self.body(ctx):
+            yield result
+
+
+class PlainWorking(Working):
+    """The same on a thread."""
+
+    name = "plain-working"
+
+    def analyze(self, params: Any, ctx: Any) -> Iterator[Any]:
+        yield from self.body(ctx)
+
+
+@pytest.fixture
+def loader(tiny: Any) -> OnGpu:
+    return OnGpu(tiny)
+
+
+@pytest.fixture
+def rig(make_rig: Any, loader: OnGpu) -> Any:
+    return make_rig(loader=loader, devices=FakeDevices("cpu", GPU), memory_bytes={GPU: BUDGET})
+
+
+def left(rig: Any) -> int:
+    """Bytes of the GPU's budget that nobody has."""
+    (memory,) = [memory for memory in rig.residency.memory() if memory.device == GPU]
+    return memory.budget - memory.reserved
+
+
+async def left_beside_its_model(rig: Any) -> int:
+    """The same once the model is there."""
+    async for _ in rig.residency.load("llama"):
+        pass
+    return left(rig)
+
+
+async def test_a_workspace_is_on_the_models_device_and_set_aside_until_its_end(rig: Any, loader: Any) -> None:
+    whole = await left_beside_its_model(rig)
+
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        async with ctx.workspace(600) as work:
+            thread = await work.compute(lambda: threading.current_thread().name)
+            yield Record("r", {"device": work.device, "taken": whole - left(rig), "thread": thread})
+
+    (found,) = await rig.results(Working(body))
+    assert found.values == {"device": GPU, "taken": 600, "thread": "lensd-compute"}
+    assert loader.device.released.acquire(timeout=PATIENCE_S)
+    await asyncio.to_thread(_join_computing)
+    assert left(rig) == whole
+
+
+async def test_what_does_not_fit_is_refused_with_both_numbers_and_sets_nothing_aside(rig: Any) -> None:
+    whole = await left_beside_its_model(rig)
+
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        async with ctx.workspace(whole - 400):
+            async with ctx.workspace(401):
+                yield Record("r", {})
+
+    with pytest.raises(Exhausted, match="needs 401 bytes on cuda:0 beside its model, where 400") as refused:
+        await rig.results(Working(body))
+    assert refused.value.reason == "NO_ROOM"
+    assert refused.value.metadata == {"needed_bytes": "401", "left_bytes": "400", "device": GPU}
+    assert left(rig) == whole
+
+
+async def test_memory_that_others_use_is_not_given_to_a_workspace(make_rig: Any, loader: Any) -> None:
+    devices = FakeDevices("cpu", GPU, others={GPU: 800}, size=1000)
+    rig = make_rig(loader=loader, devices=devices, memory_bytes={GPU: BUDGET})
+
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        async with ctx.workspace(201):
+            yield Record("r", {})
+
+    with pytest.raises(Exhausted, match="where 200"):
+        await rig.results(Working(body))
+
+
+async def test_work_on_the_device_and_forwards_of_its_model_take_turns(rig: Any, loader: Any) -> None:
+    turn = loader.device.turn
+
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        async with ctx.workspace(1) as work:
+            yield Record("begun", {})
+            row, capture = Row((5, 6)), Capture(frozenset({Site.FINAL_RESIDUAL}))
+            forward = asyncio.ensure_future(ctx.model.forward([row], capture))
+            step = asyncio.ensure_future(work.compute(lambda: turn._taken))
+            await forward
+            yield Record("step", {"in_turn": await step})
+
+    async with aclosing(rig.start(Working(body))) as stream:
+        while not isinstance(await anext(stream), Found):
+            pass
+        with turn:  # somebody else has the device
+            step = asyncio.ensure_future(anext(stream))
+            await asyncio.to_thread(_until_waiting, turn, 2)
+            assert not step.done()
+        assert (await step).result.values == {"in_turn": True}
+        assert [event async for event in stream]
+    assert not turn._taken
+
+
+async def test_memory_is_set_aside_until_the_last_piece_of_a_cancelled_analysis_has_ended(
+    rig: Any, loader: Any
+) -> None:
+    inside, go = threading.Event(), threading.Event()
+    whole = await left_beside_its_model(rig)
+
+    def piece() -> None:
+        inside.set()
+        assert go.wait(PATIENCE_S)
+
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        async with ctx.workspace(600) as work:
+            yield Record("r", {})
+            await work.compute(piece)
+
+    stream = rig.start(Working(body))
+    while not isinstance(await anext(stream), Found):
+        pass
+    more = asyncio.ensure_future(anext(stream))
+    assert await asyncio.to_thread(inside.wait, PATIENCE_S)
+    more.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await more
+    await stream.aclose()
+    await rig.settled()
+    assert left(rig) == whole - 600
+    go.set()
+    assert await asyncio.to_thread(loader.device.released.acquire, True, PATIENCE_S)
+    await asyncio.to_thread(_join_computing)
+    assert left(rig) == whole
+
+
+async def test_nothing_is_computed_after_the_end_of_a_workspace(rig: Any) -> None:
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        async with ctx.workspace(1) as work:
+            pass
+        with pytest.raises(RuntimeError, match="outside of its workspace"):
+            await work.compute(int)
+        yield Record("r", {})
+
+    assert len(await rig.results(Working(body))) == 1
+
+
+async def test_on_the_cpu_nothing_is_set_aside(make_rig: Any, rig: Any) -> None:
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        async with ctx.workspace(2 * BUDGET, **chosen) as work:
+            yield Record("r", {"device": work.device, "seven": await work.compute(lambda: 7)})
+
+    chosen: dict[str, str] = {"device": "cpu"}
+    (beside_a_gpu,) = await rig.results(Working(body))
+    chosen.clear()
+    (own,) = await make_rig(memory_bytes=BUDGET).results(Working(body))
+    assert beside_a_gpu.values == own.values == {"device": "cpu", "seven": 7}
+
+
+async def test_a_plain_generator_has_the_same(rig: Any, loader: Any) -> None:
+    whole = await left_beside_its_model(rig)
+
+    def body(ctx: Any) -> Iterator[Any]:
+        with ctx.workspace(600) as work:
+            in_turn = work.compute(lambda: loader.device.turn._taken)
+            yield Record("r", {"device": work.device, "taken": whole - left(rig), "in_turn": in_turn})
+        with ctx.workspace(whole + 1, device="cpu") as work:
+            yield Record("s", {"device": work.device})
+        with ctx.workspace(whole + 1):
+            yield Record("never", {})
+
+    found: list[Any] = []
+    with pytest.raises(Exhausted, match=f"where {whole}"):
+        async with aclosing(rig.start(PlainWorking(body))) as stream:
+            async for event in stream:
+                found += [event.result.values] if isinstance(event, Found) else []
+    assert found == [{"device": GPU, "taken": 600, "in_turn": True}, {"device": "cpu"}]
+    assert left(rig) == whole
+
+
+def _until_waiting(turn: Turn, count: int) -> None:
+    while len(turn._waiting) < count:
+        pass
+
+
+def _join_computing() -> None:
+    """Until every workspace's thread has ended; the executor's own for the CPU never began."""
+    for thread in threading.enumerate():
+        if thread.name == "lensd-compute":
+            thread.join(PATIENCE_S)
