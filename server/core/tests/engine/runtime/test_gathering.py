@@ -67,7 +67,9 @@ def test_who_comes_later_than_it_pays_does_not_count_as_back() -> None:
     assert gathering.patience(319.0) == 0.0
 
 
-def test_a_waiting_row_shares_its_forward_with_a_caller_who_comes_back(make_bench: Callable[..., Any]) -> None:
+def test_a_waiting_row_shares_its_forward_with_a_caller_who_comes_back(
+    make_bench: Callable[..., Any],
+) -> None:
     bench = make_bench(longest_wait_s=3600.0)
     answered = bench.occupy()
     waiting = bench.submit([8, 9])

@@ -66,9 +66,7 @@ class Batcher:
         self._name, self._model, self._device, self._limits = name, model, device, limits
         self._when_lost = when_lost
         self._observers = observers or Observers()
-        self._execution = BatchExecution(
-            name, model, device, run, clock, when_damaged, self._expect_callers
-        )
+        self._execution = BatchExecution(name, model, device, run, clock, when_damaged, self._expect_callers)
         self._clock = clock
         self._changed = threading.Condition()
         self._queue = RowQueue(limits)
