@@ -157,6 +157,30 @@ def test_an_analyzer_that_holds_the_others_up_ends_with_the_daemon(
     assert "start it anew" in log
 
 
+def test_a_plugin_that_crashed_too_often_serves_again_when_an_operator_releases_it(
+    tmp_path: Path, strangers_plugin: Path
+) -> None:
+    (tmp_path / "lensd.toml").write_text("[plugins]\nmax_failures = 2\n")
+    environment = {"PYTHONPATH": str(strangers_plugin)}
+    with (
+        running_daemon(
+            tmp_path, "--config", str(tmp_path / "lensd.toml"), environment=environment
+        ) as running,
+        Client(running.grpc, admin_target=running.admin) as client,
+    ):
+        for _ in range(2):
+            for _ in range(2):
+                with pytest.raises(LensdError, match="error id"):
+                    client.analyze("crash").finish()
+            with pytest.raises(LensdError) as refused:
+                client.analyze("crash", crash=False).finish()
+            assert refused.value.reason == "PLUGIN_QUARANTINED"
+            assert client.release_plugin(refused.value.metadata["distribution"])
+            client.analyze("crash", crash=False).finish()
+            assert {plugin.status for plugin in client.plugins()} == {"active"}
+    assert running.log.read_text().count("plugin released") == 2
+
+
 def test_a_model_that_a_plugin_wrote_into_comes_back_whole_and_without_the_plugin(
     tmp_path: Path, strangers_plugin: Path, tiny_folder: Path
 ) -> None:

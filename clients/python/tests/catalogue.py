@@ -94,6 +94,9 @@ class Analyzers(analyzers_pb2_grpc.AnalyzerServiceServicer):
         )
         return analyzers_pb2.ListAnalyzersResponse(analyzers=[self._analyzer()], plugins=[broken])
 
+    def ReleasePlugin(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return analyzers_pb2.ReleasePluginResponse(released=request.distribution == "lensd-bad")
+
     def GetAnalyzer(self, request: Any, context: Any) -> Any:  # noqa: N802
         return analyzers_pb2.GetAnalyzerResponse(analyzer=self._analyzer())
 

@@ -193,6 +193,7 @@ def test_the_catalogue_comes_as_values(lens: L.Client) -> None:
     assert lens.load_status().models[0].queued_tokens == 20
     assert [a.age_s for a in lens.analyses()] == [1.5]
     assert (lens.cancel_analysis("r9"), lens.cancel_analysis("no")) == (True, False)
+    assert (lens.release_plugin("lensd-bad"), lens.release_plugin("lensd-dla")) == (True, False)
     assert [(s.stage, s.fraction) for s in lens.load("tiny")] == [("read", 0.5), ("ready", 1.0)]
     assert [m.state for m in lens.watch_models()] == ["loading", "resident"]
     assert lens.health() == "SERVING"
@@ -233,6 +234,7 @@ async def test_the_async_catalogue_is_the_same(fake: Any) -> None:
         assert [s.fraction async for s in lens.load("tiny")] == [0.5, 1.0]
         assert [m.state async for m in lens.watch_models()] == ["loading", "resident"]
         assert (await lens.cancel_analysis("r9")) is True
+        assert (await lens.release_plugin("lensd-bad")) is True
         assert (await lens.server_info()).version == "0.1.0"
         with pytest.raises(L.PermissionDenied):
             await lens.unload("tiny")

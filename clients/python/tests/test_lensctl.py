@@ -233,6 +233,7 @@ def test_out_writes_every_result_inside_the_folder(
         (["health"], ["server", "SERVING", "SERVICE_UNKNOWN"]),
         (["ps"], ["r9", "1.5 s"]),
         (["cancel", "r9"], ["cancelled r9"]),
+        (["release", "lensd-bad"], ["released lensd-bad"]),
         (["load", "tiny"], ["tiny is resident: 1.23 kB on cpu (float32)"]),
     ],
 )
@@ -310,6 +311,17 @@ def test_a_server_that_does_not_serve_ends_with_1(fake: Any, invoke: Invoke) -> 
     result = invoke("health")
     assert result.exit_code == 1
     assert "NOT_SERVING" in result.stdout
+
+
+def test_releasing_what_is_not_quarantined_ends_with_1_and_the_help_says_what_is_at_risk(
+    invoke: Invoke,
+) -> None:
+    result = invoke("release", "lensd-dla")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "lensd-dla is not quarantined" in result.stderr
+    said = " ".join(invoke("release", "--help").stdout.split())
+    assert "whatever runs on that model ends" in said
+    assert "only a new process ends its thread" in said
 
 
 def test_cancelling_what_does_not_run_ends_with_1(invoke: Invoke) -> None:

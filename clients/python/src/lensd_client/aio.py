@@ -175,6 +175,11 @@ class AsyncClient(ClientBase):
         answer = await self._ask_admin(self._ops.server.ListAnalyses, server_pb2.ListAnalysesRequest())
         return [convert.running(a) for a in answer.analyses]
 
+    async def release_plugin(self, distribution: str) -> bool:
+        """Lets a quarantined plugin's analyzers answer again; False when it was not quarantined. Admin scope."""
+        request = analyzers_pb2.ReleasePluginRequest(distribution=distribution)
+        return (await self._ask_admin(self._ops.analyzers.ReleasePlugin, request)).released
+
     async def cancel_analysis(self, request_id: str) -> bool:
         """Stops anybody's analysis; False when no such one was running. Admin scope."""
         request = server_pb2.CancelAnalysisRequest(request_id=request_id)

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lensd/v1/analyzers.proto\x12\x08lensd.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x16\n\x14ListAnalyzersRequest\"a\n\x15ListAnalyzersResponse\x12%\n\tanalyzers\x18\x01 \x03(\x0b\x32\x12.lensd.v1.Analyzer\x12!\n\x07plugins\x18\x02 \x03(\x0b\x32\x10.lensd.v1.Plugin\"\"\n\x12GetAnalyzerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x13GetAnalyzerResponse\x12$\n\x08\x61nalyzer\x18\x01 \x01(\x0b\x32\x12.lensd.v1.Analyzer\"\xde\x02\n\x08\x41nalyzer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0equalified_name\x18\x02 \x01(\t\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12.\n\rparams_schema\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\x07results\x18\x08 \x03(\x0b\x32\x1b.lensd.v1.ResultDeclaration\x12#\n\x08\x65xamples\x18\t \x03(\x0b\x32\x11.lensd.v1.Example\x12,\n\x0crequirements\x18\n \x01(\x0b\x32\x16.lensd.v1.Requirements\x12.\n\rcompatibility\x18\x0b \x03(\x0b\x32\x17.lensd.v1.Compatibility\"D\n\x11ResultDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"^\n\x07\x45xample\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shows\x18\x02 \x01(\t\x12\'\n\x06params\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05\x61\x66ter\x18\x04 \x03(\t\"/\n\x0cRequirements\x12\r\n\x05model\x18\x01 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\"B\n\rCompatibility\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tsatisfied\x18\x02 \x01(\x08\x12\x0f\n\x07reasons\x18\x03 \x03(\t\"\x89\x01\n\x06Plugin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64istribution\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.lensd.v1.PluginStatus\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x11\n\tanalyzers\x18\x06 \x03(\t*\x9c\x01\n\x0cPluginStatus\x12\x1d\n\x19PLUGIN_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14PLUGIN_STATUS_ACTIVE\x10\x01\x12\x18\n\x14PLUGIN_STATUS_BROKEN\x10\x02\x12\x1a\n\x16PLUGIN_STATUS_DISABLED\x10\x03\x12\x1d\n\x19PLUGIN_STATUS_QUARANTINED\x10\x04\x32\xaf\x01\n\x0f\x41nalyzerService\x12P\n\rListAnalyzers\x12\x1e.lensd.v1.ListAnalyzersRequest\x1a\x1f.lensd.v1.ListAnalyzersResponse\x12J\n\x0bGetAnalyzer\x12\x1c.lensd.v1.GetAnalyzerRequest\x1a\x1d.lensd.v1.GetAnalyzerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lensd/v1/analyzers.proto\x12\x08lensd.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x16\n\x14ListAnalyzersRequest\"a\n\x15ListAnalyzersResponse\x12%\n\tanalyzers\x18\x01 \x03(\x0b\x32\x12.lensd.v1.Analyzer\x12!\n\x07plugins\x18\x02 \x03(\x0b\x32\x10.lensd.v1.Plugin\"\"\n\x12GetAnalyzerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x13GetAnalyzerResponse\x12$\n\x08\x61nalyzer\x18\x01 \x01(\x0b\x32\x12.lensd.v1.Analyzer\"\xde\x02\n\x08\x41nalyzer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0equalified_name\x18\x02 \x01(\t\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12.\n\rparams_schema\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\x07results\x18\x08 \x03(\x0b\x32\x1b.lensd.v1.ResultDeclaration\x12#\n\x08\x65xamples\x18\t \x03(\x0b\x32\x11.lensd.v1.Example\x12,\n\x0crequirements\x18\n \x01(\x0b\x32\x16.lensd.v1.Requirements\x12.\n\rcompatibility\x18\x0b \x03(\x0b\x32\x17.lensd.v1.Compatibility\"D\n\x11ResultDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"^\n\x07\x45xample\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shows\x18\x02 \x01(\t\x12\'\n\x06params\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05\x61\x66ter\x18\x04 \x03(\t\"/\n\x0cRequirements\x12\r\n\x05model\x18\x01 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\"B\n\rCompatibility\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tsatisfied\x18\x02 \x01(\x08\x12\x0f\n\x07reasons\x18\x03 \x03(\t\",\n\x14ReleasePluginRequest\x12\x14\n\x0c\x64istribution\x18\x01 \x01(\t\")\n\x15ReleasePluginResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"\x89\x01\n\x06Plugin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64istribution\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.lensd.v1.PluginStatus\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x11\n\tanalyzers\x18\x06 \x03(\t*\x9c\x01\n\x0cPluginStatus\x12\x1d\n\x19PLUGIN_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14PLUGIN_STATUS_ACTIVE\x10\x01\x12\x18\n\x14PLUGIN_STATUS_BROKEN\x10\x02\x12\x1a\n\x16PLUGIN_STATUS_DISABLED\x10\x03\x12\x1d\n\x19PLUGIN_STATUS_QUARANTINED\x10\x04\x32\x81\x02\n\x0f\x41nalyzerService\x12P\n\rListAnalyzers\x12\x1e.lensd.v1.ListAnalyzersRequest\x1a\x1f.lensd.v1.ListAnalyzersResponse\x12J\n\x0bGetAnalyzer\x12\x1c.lensd.v1.GetAnalyzerRequest\x1a\x1d.lensd.v1.GetAnalyzerResponse\x12P\n\rReleasePlugin\x12\x1e.lensd.v1.ReleasePluginRequest\x1a\x1f.lensd.v1.ReleasePluginResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lensd.v1.analyzers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLUGINSTATUS']._serialized_start=1065
-  _globals['_PLUGINSTATUS']._serialized_end=1221
+  _globals['_PLUGINSTATUS']._serialized_start=1154
+  _globals['_PLUGINSTATUS']._serialized_end=1310
   _globals['_LISTANALYZERSREQUEST']._serialized_start=68
   _globals['_LISTANALYZERSREQUEST']._serialized_end=90
   _globals['_LISTANALYZERSRESPONSE']._serialized_start=92
@@ -52,8 +52,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUIREMENTS']._serialized_end=854
   _globals['_COMPATIBILITY']._serialized_start=856
   _globals['_COMPATIBILITY']._serialized_end=922
-  _globals['_PLUGIN']._serialized_start=925
-  _globals['_PLUGIN']._serialized_end=1062
-  _globals['_ANALYZERSERVICE']._serialized_start=1224
-  _globals['_ANALYZERSERVICE']._serialized_end=1399
+  _globals['_RELEASEPLUGINREQUEST']._serialized_start=924
+  _globals['_RELEASEPLUGINREQUEST']._serialized_end=968
+  _globals['_RELEASEPLUGINRESPONSE']._serialized_start=970
+  _globals['_RELEASEPLUGINRESPONSE']._serialized_end=1011
+  _globals['_PLUGIN']._serialized_start=1014
+  _globals['_PLUGIN']._serialized_end=1151
+  _globals['_ANALYZERSERVICE']._serialized_start=1313
+  _globals['_ANALYZERSERVICE']._serialized_end=1570
 # @@protoc_insertion_point(module_scope)

@@ -111,6 +111,18 @@ class Compatibility(_message.Message):
     reasons: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model: _Optional[str] = ..., satisfied: _Optional[bool] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class ReleasePluginRequest(_message.Message):
+    __slots__ = ("distribution",)
+    DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    distribution: str
+    def __init__(self, distribution: _Optional[str] = ...) -> None: ...
+
+class ReleasePluginResponse(_message.Message):
+    __slots__ = ("released",)
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    released: bool
+    def __init__(self, released: _Optional[bool] = ...) -> None: ...
+
 class Plugin(_message.Message):
     __slots__ = ("name", "distribution", "version", "status", "problem", "analyzers")
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -45,6 +45,11 @@ class AnalyzerServiceStub:
                 request_serializer=lensd_dot_v1_dot_analyzers__pb2.GetAnalyzerRequest.SerializeToString,
                 response_deserializer=lensd_dot_v1_dot_analyzers__pb2.GetAnalyzerResponse.FromString,
                 _registered_method=True)
+        self.ReleasePlugin = channel.unary_unary(
+                '/lensd.v1.AnalyzerService/ReleasePlugin',
+                request_serializer=lensd_dot_v1_dot_analyzers__pb2.ReleasePluginRequest.SerializeToString,
+                response_deserializer=lensd_dot_v1_dot_analyzers__pb2.ReleasePluginResponse.FromString,
+                _registered_method=True)
 
 
 class AnalyzerServiceServicer:
@@ -65,6 +70,13 @@ class AnalyzerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleasePlugin(self, request, context):
+        """Lets the analyzers of a quarantined plugin answer again. Admin scope.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalyzerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_AnalyzerServiceServicer_to_server(servicer, server):
                     servicer.GetAnalyzer,
                     request_deserializer=lensd_dot_v1_dot_analyzers__pb2.GetAnalyzerRequest.FromString,
                     response_serializer=lensd_dot_v1_dot_analyzers__pb2.GetAnalyzerResponse.SerializeToString,
+            ),
+            'ReleasePlugin': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleasePlugin,
+                    request_deserializer=lensd_dot_v1_dot_analyzers__pb2.ReleasePluginRequest.FromString,
+                    response_serializer=lensd_dot_v1_dot_analyzers__pb2.ReleasePluginResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class AnalyzerService:
             '/lensd.v1.AnalyzerService/GetAnalyzer',
             lensd_dot_v1_dot_analyzers__pb2.GetAnalyzerRequest.SerializeToString,
             lensd_dot_v1_dot_analyzers__pb2.GetAnalyzerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleasePlugin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensd.v1.AnalyzerService/ReleasePlugin',
+            lensd_dot_v1_dot_analyzers__pb2.ReleasePluginRequest.SerializeToString,
+            lensd_dot_v1_dot_analyzers__pb2.ReleasePluginResponse.FromString,
             options,
             channel_credentials,
             insecure,

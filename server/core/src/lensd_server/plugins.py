@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 import structlog
 from packaging.utils import canonicalize_name
 
-from lensd_api.errors import FailedPrecondition, UnknownAnalyzer
+from lensd_api.errors import FailedPrecondition, NotFound, UnknownAnalyzer
 from lensd_api.hookspecs import AnalysisRecord, ModelSource
 from lensd_server.engine.events import RegisteredAnalyzer
 from lensd_server.plugin_loading import (
@@ -28,6 +28,14 @@ T = TypeVar("T")
 _log = structlog.get_logger("lensd.plugins")
 
 
+@dataclass(frozen=True, slots=True)
+class _Quarantine:
+    """Why a plugin is switched off. ``for_good``: until the process ends."""
+
+    problem: str
+    for_good: bool
+
+
 @dataclass(slots=True)
 class AnalyzerRegistry:
     """The installed plugins and their analyzers. Built by :func:`discover`; only quarantine changes it.
@@ -38,16 +46,16 @@ class AnalyzerRegistry:
     _loaded: list[LoadedPlugin] = field(default_factory=list[LoadedPlugin])
     _answers: dict[str, RegisteredAnalyzer] = field(default_factory=dict[str, RegisteredAnalyzer])
     errors: dict[str, int] = field(default_factory=dict[str, int])
-    _quarantined: dict[str, str] = field(default_factory=dict[str, str])
+    _quarantined: dict[str, _Quarantine] = field(default_factory=dict[str, _Quarantine])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def resolve(self, name: str) -> RegisteredAnalyzer:
         """The analyzer that answers to ``name``, bare or qualified. Raises UnknownAnalyzer."""
         found = self._answers.get(name)
         if found is not None:
-            if (problem := self._quarantined.get(found.distribution)) is not None:
+            if (quarantine := self._quarantined.get(found.distribution)) is not None:
                 raise FailedPrecondition(
-                    f"analyzer {name!r} is switched off since its plugin misbehaved: {problem}",
+                    f"analyzer {name!r} is switched off since its plugin misbehaved: {quarantine.problem}",
                     reason="PLUGIN_QUARANTINED",
                     metadata={"distribution": found.distribution},
                 )
@@ -69,27 +77,65 @@ class AnalyzerRegistry:
     def analyzers(self) -> list[RegisteredAnalyzer]:
         """Every analyzer once, by the shortest name it answers to, sorted."""
         shortest: dict[int, RegisteredAnalyzer] = {}
-        working = (r for r in self._answers.values() if r.distribution not in self._quarantined)
+        quarantined = set(self._quarantined)
+        working = (r for r in self._answers.values() if r.distribution not in quarantined)
         for registered in sorted(working, key=lambda r: len(r.name)):
             shortest.setdefault(id(registered.analyzer), registered)
         return sorted(shortest.values(), key=lambda r: r.name)
 
     def plugins(self) -> list[PluginRecord]:
         """Every installed plugin, broken and disabled ones included, sorted."""
-        records = (loaded.record for loaded in self._loaded)
+        records = (self._as_it_is(loaded.record) for loaded in self._loaded)
         return sorted(records, key=lambda r: (r.distribution, r.name))
 
-    def quarantine(self, distribution: str, problem: str) -> None:
-        """Switches the analyzers of ``distribution`` off until the process is started anew."""
+    def quarantine(self, distribution: str, problem: str, *, for_good: bool = False) -> None:
+        """Switches the analyzers of ``distribution`` off until it is released, or ``for_good`` until the
+        process is started anew. The first problem is the one that is told, unless a later one is for good."""
         with self._lock:
-            self._quarantined.setdefault(distribution, problem)
+            known = self._quarantined.get(distribution)
+            if known is None or (for_good and not known.for_good):
+                self._quarantined[distribution] = _Quarantine(problem[:MAX_PROBLEM], for_good)
             self.errors[distribution] = self.errors.get(distribution, 0) + 1
-            for loaded in self._loaded:
-                if loaded.record.distribution == distribution:
-                    loaded.record = replace(
-                        loaded.record, status=PluginStatus.QUARANTINED, problem=problem[:MAX_PROBLEM]
-                    )
         _log.error("plugin quarantined", distribution=distribution, problem=problem)
+
+    def release(self, distribution: str) -> bool:
+        """Switches the analyzers of ``distribution`` on again; False when they were not off.
+
+        It may be quarantined again like any other. Raises NotFound, and FailedPrecondition where only a new
+        process helps.
+        """
+        name = self._installed_as(distribution)
+        with self._lock:
+            quarantine = self._quarantined.get(name)
+            if quarantine is None:
+                return False
+            if quarantine.for_good:
+                raise FailedPrecondition(
+                    f"plugin {name} cannot be released: {quarantine.problem}; a thread of it hangs, which only the "
+                    "end of the process ends: the daemon drains and has to be started anew",
+                    reason="PLUGIN_HANGS",
+                    metadata={"distribution": name},
+                )
+            del self._quarantined[name]
+        _log.warning("plugin released", distribution=name, problem=quarantine.problem)
+        return True
+
+    def _installed_as(self, distribution: str) -> str:
+        """The spelling its records have. Raises NotFound."""
+        names = sorted({loaded.record.distribution for loaded in self._loaded})
+        for name in names:
+            if canonicalize_name(name) == canonicalize_name(distribution):
+                return name
+        raise NotFound(
+            f"no distribution {distribution!r} with a plugin is installed; there are {', '.join(names) or 'none'}",
+            reason="UNKNOWN_PLUGIN",
+        )
+
+    def _as_it_is(self, record: PluginRecord) -> PluginRecord:
+        quarantine = self._quarantined.get(record.distribution)
+        if quarantine is None or record.status is not PluginStatus.ACTIVE:
+            return record
+        return replace(record, status=PluginStatus.QUARANTINED, problem=quarantine.problem)
 
     def model_sources(self) -> dict[str, ModelSource]:
         """Sources of models that plugins add, by URI scheme; the first plugin by name wins."""

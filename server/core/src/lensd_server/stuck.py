@@ -33,6 +33,6 @@ class StuckAnalyzers:
         done = "held up all others" if found.holds_others else "went on after it was cancelled"
         problem = f"{name} {done} for {found.seconds:.0f} s"
         if found.analysis is not None:
-            self._registry.quarantine(found.analysis.distribution, problem)
+            self._registry.quarantine(found.analysis.distribution, problem, for_good=found.holds_others)
         if found.holds_others:
             self.give_up(problem)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lensd_api.errors import FailedPrecondition
+from lensd_api.errors import FailedPrecondition, NotFound
 from lensd_api.hookspecs import AnalysisRecord
 from lensd_server.crashing import CrashingAnalyzers, WritingAnalyzers
 from lensd_server.engine.events import RegisteredAnalyzer
@@ -99,6 +99,29 @@ def test_where_callers_are_known_it_takes_two_of_them(registry: AnalyzerRegistry
     assert status(registry) is PluginStatus.QUARANTINED
 
 
+def test_a_released_plugin_answers_again_and_is_switched_off_again_if_it_fails_again(
+    registry: AnalyzerRegistry, clock: Clock
+) -> None:
+    observer = watch(registry, clock)
+    assert not registry.release("lensd-p"), "it is not quarantined"
+    for round_ in (1, 2):
+        for _ in range(3):
+            end(observer, "plugin_error")
+        assert status(registry) is PluginStatus.QUARANTINED
+        assert registry.distribution_of("bad") is None
+        assert registry.release("Lensd_P"), "as pip spells names"
+        record = registry.plugins()[0]
+        assert (record.status, record.problem) == (PluginStatus.ACTIVE, "")
+        assert registry.resolve("bad").name == "bad"
+        assert registry.errors == {"lensd-p": round_}
+
+
+def test_a_plugin_that_is_not_installed_cannot_be_released(registry: AnalyzerRegistry) -> None:
+    with pytest.raises(NotFound, match=r"'bad'.*there are lensd-p") as refused:
+        registry.release("bad")
+    assert refused.value.reason == "UNKNOWN_PLUGIN"
+
+
 def test_it_can_be_left_out(registry: AnalyzerRegistry, clock: Clock) -> None:
     observer = CrashingAnalyzers(registry, PluginSettings(max_failures=None), callers_are_known=False)
     for _ in range(100):
@@ -113,3 +136,18 @@ def test_a_plugin_that_wrote_into_weights_is_switched_off_the_first_time(registr
     assert registry.plugins()[0].problem == "analyzer bad wrote into the weights of model m"
     blame("bad", "m")  # another model's device thread may be as far
     assert registry.errors == {"lensd-p": 1}
+    assert registry.release("lensd-p")
+    blame("bad", "m")
+    assert status(registry) is PluginStatus.QUARANTINED
+
+
+def test_a_broken_entry_point_stays_broken_when_the_distribution_is_quarantined(
+    registry: AnalyzerRegistry,
+) -> None:
+    registry._loaded.append(LoadedPlugin(PluginRecord("q", "lensd-p", "1", PluginStatus.BROKEN, "why")))
+    registry.quarantine("lensd-p", "it misbehaved")
+    found = {record.name: (record.status, record.problem) for record in registry.plugins()}
+    assert found == {
+        "p": (PluginStatus.QUARANTINED, "it misbehaved"),
+        "q": (PluginStatus.BROKEN, "why"),
+    }

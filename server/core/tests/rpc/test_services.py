@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import structlog
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -149,6 +150,28 @@ async def test_an_unknown_analyzer_names_those_there_are(served: Any, refusal: R
     said = await refusal(stub.GetAnalyzer(analyzers_pb2.GetAnalyzerRequest(name="nope")))
     assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_ANALYZER")
     assert "splits" in said.message
+
+
+async def test_an_operator_releases_a_quarantined_plugin_and_that_is_written_down(
+    served: Any, refusal: Refusal
+) -> None:
+    install(served.registry, Splits(), PluginRecord("splits", "dist", "1.2", PluginStatus.ACTIVE))
+    served.registry.quarantine("dist", "it failed")
+    stub, request = served.stubs(served.admin).analyzers, analyzers_pb2.ReleasePluginRequest
+    ask = analyzers_pb2.GetAnalyzerRequest(name="splits")
+    assert (await refusal(stub.GetAnalyzer(ask))).reason == "PLUGIN_QUARANTINED"
+    with structlog.testing.capture_logs() as lines:
+        assert (await stub.ReleasePlugin(request(distribution="dist"))).released
+    assert (await stub.GetAnalyzer(ask)).analyzer.name == "splits"
+    (line,) = [line for line in lines if line["event"] == "admin call"]
+    assert (line["method"], line["subject"]) == ("/lensd.v1.AnalyzerService/ReleasePlugin", "dist")
+    assert not (await stub.ReleasePlugin(request(distribution="dist"))).released
+    assert (await refusal(stub.ReleasePlugin(request(distribution="other")))).reason == "UNKNOWN_PLUGIN"
+    said = await refusal(stub.ReleasePlugin(request(distribution="../x")))
+    assert (said.code, list(said.violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["distribution"])
+    served.registry.quarantine("dist", "it hangs", for_good=True)
+    said = await refusal(stub.ReleasePlugin(request(distribution="dist")))
+    assert (said.code, said.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PLUGIN_HANGS")
 
 
 async def test_artifacts_are_listed_described_and_deleted(served: Any, refusal: Refusal) -> None:

@@ -25,6 +25,8 @@ _HINTS = {
     "UNKNOWN_ANALYZER": "`lensctl analyzers` lists what is installed",
     "UNKNOWN_MODEL": "`lensctl models` lists what is configured",
     "UNKNOWN_ARTIFACT": "`lensctl artifacts` lists what is stored",
+    "UNKNOWN_PLUGIN": "`lensctl analyzers` lists distributions beside their analyzers, and quarantined plugins",
+    "PLUGIN_QUARANTINED": "an operator ends a quarantine with `lensctl release DISTRIBUTION`, once its cause is known",
     "INVALID_PARAMS": "`lensctl analyzer NAME` shows the parameters and examples",
     "NO_CREDENTIALS": "give a token (LENSD_TOKEN, LENSD_TOKEN_FILE, --token, --token-file) or a certificate (--cert, --key)",
     "UNKNOWN_TOKEN": "`lensd token list` on the server shows what it knows; `lensd token new` makes another one",

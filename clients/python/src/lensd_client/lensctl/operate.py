@@ -1,4 +1,4 @@
-"""Commands of admin scope: load, unload, see and stop what runs."""
+"""Commands of admin scope: load, unload, see and stop what runs, end a plugin's quarantine."""
 
 import click
 from rich.text import Text
@@ -69,6 +69,24 @@ def cancel(session: Session, request_id: str) -> None:
     session.out.print(Text(f"cancelled {visible(request_id)}"))
 
 
+@click.command()
+@click.argument("distribution")
+@click.pass_obj
+def release(session: Session, distribution: str) -> None:
+    """Lets the plugin of DISTRIBUTION serve again, once what it was quarantined for is mended or understood.
+
+    `lensctl analyzers` says which plugins are quarantined, and why. One that misbehaves again is quarantined again.
+    One that wrote into a model's weights may be released, too, at a risk: the next time it does, whatever runs on
+    that model ends and the model is loaded anew, and writes through `.data` or NumPy are not noticed at all.
+    One that hangs cannot be released: only a new process ends its thread. Exit status 1 when it was not quarantined.
+    """
+    name = visible(distribution)
+    if not session.client.release_plugin(distribution):
+        session.err.print(Text(f"plugin {name} is not quarantined; `lensctl analyzers` says which are"))
+        raise Failed
+    session.out.print(Text(f"released {name}"))
+
+
 def _caller(analysis: RunningAnalysis) -> str:
     return f"{analysis.identity} ({analysis.peer})" if analysis.identity else analysis.peer
 
@@ -78,4 +96,4 @@ def _say(session: Session, model: Model) -> None:
     session.out.print(Text(visible(f"{model.name} is {model.state}{where}")), soft_wrap=True)
 
 
-COMMANDS = (load, unload, ps, cancel)
+COMMANDS = (load, unload, ps, cancel, release)

@@ -11,7 +11,7 @@ class Scope(StrEnum):
     READ = "read"
     #: Run analyses.
     ANALYZE = "analyze"
-    #: Change what the server does: load, unload, cancel, delete; see who runs what.
+    #: Change what the server does: load, unload, cancel, delete, release; see who runs what.
     ADMIN = "admin"
 
 

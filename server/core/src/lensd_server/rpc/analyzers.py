@@ -66,6 +66,13 @@ class AnalyzerServicer:
         )
         return analyzers_pb2.GetAnalyzerResponse(analyzer=described)
 
+    async def release_plugin(
+        self, message: analyzers_pb2.ReleasePluginRequest, call: Call
+    ) -> analyzers_pb2.ReleasePluginResponse:
+        """Ends a quarantine."""
+        wire.check_name(message.distribution, "distribution")
+        return analyzers_pb2.ReleasePluginResponse(released=self._registry.release(message.distribution))
+
 
 def params_schema(registered: RegisteredAnalyzer) -> Struct:
     """JSON Schema of the analyzer's parameters; bounds beyond 2^53 are rounded, as JSON readers do."""

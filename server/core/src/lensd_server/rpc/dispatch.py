@@ -142,7 +142,8 @@ def _pack(method: _Method, response: Message, call: Call) -> bytes:
 
 def _subject(message: Message) -> str:
     """What a request names, for the audit; text that could be no name is left out."""
-    named = str(getattr(message, "name", "") or getattr(message, "request_id", ""))
+    fields = ("name", "distribution", "request_id")
+    named = next((str(value) for field in fields if (value := getattr(message, field, ""))), "")
     return named if _NAMED.fullmatch(named) else ""
 
 

@@ -19,6 +19,7 @@ SCOPES: dict[str, Scope] = {
     "/lensd.v1.AnalysisService/AnalyzeMany": Scope.ANALYZE,
     "/lensd.v1.AnalyzerService/ListAnalyzers": Scope.READ,
     "/lensd.v1.AnalyzerService/GetAnalyzer": Scope.READ,
+    "/lensd.v1.AnalyzerService/ReleasePlugin": Scope.ADMIN,
     "/lensd.v1.ModelService/ListModels": Scope.READ,
     "/lensd.v1.ModelService/GetModel": Scope.READ,
     "/lensd.v1.ModelService/LoadModel": Scope.ADMIN,

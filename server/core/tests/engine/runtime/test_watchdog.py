@@ -226,5 +226,12 @@ async def test_its_plugin_is_quarantined_and_a_held_process_given_up() -> None:
     with pytest.raises(FailedPrecondition, match="switched off") as refused:
         plugins.resolve("hold")
     assert refused.value.reason == "PLUGIN_QUARANTINED"
+    assert plugins.release("dist"), "its thread holds up nobody"
+    assert [analyzer.name for analyzer in plugins.analyzers()] == ["hold"]
+    policy(Stuck(found, 31.0, holds_others=False))
     policy(Stuck(found, 31.0, holds_others=True))
     assert given_up == ["analyzer a held up all others for 31 s"]
+    with pytest.raises(FailedPrecondition, match=r"cannot be released.*started anew") as hangs:
+        plugins.release("dist")
+    assert hangs.value.reason == "PLUGIN_HANGS"
+    assert plugins.plugins()[0].problem == "analyzer a held up all others for 31 s"

@@ -239,13 +239,19 @@ PROCESS = Group(
             f'{d.PLUGIN_INFO.name}{{status="quarantined"}} == 1',
             "ticket",
             "{{ $labels.instance }} switched off {{ $labels.distribution }}",
-            "An analyzer of this plugin did not give way, so all its analyzers are refused with "
-            "FAILED_PRECONDITION until the daemon is started anew.",
+            "An analyzer of this plugin failed again and again, did not give way, or wrote into a model's weights, so "
+            "all its analyzers are refused with FAILED_PRECONDITION until it is released or the daemon is started anew.",
             (
-                "`lensd plugins`, or `lensctl analyzers`, and the log line `plugin quarantined`: which analyzer "
-                "and how long.",
-                "Go back to the plugin's last good version, or leave it out with `plugins.allow`.",
-                "Start the daemon anew: a thread of the plugin may still run.",
+                "`lensctl analyzers`, and the log line `plugin quarantined`: which analyzer, and for what.",
+                "If what it failed of was not its own doing and is mended: `lensctl release DISTRIBUTION`. If it fails "
+                "again it is quarantined again.",
+                "If it went on after it was cancelled, a thread of it may still run; `lensctl ps` shows it. Release it "
+                "when that has ended.",
+                "If it wrote into weights, what ran on that model was broken off, and will be the next time, so release "
+                "it only knowing that. The model itself was loaded anew.",
+                "If it held others up it cannot be released: the daemon drains and is started anew, with the plugin.",
+                "Otherwise go back to the plugin's last good version, or leave it out with `plugins.allow`, and start "
+                "the daemon anew.",
             ),
         ),
     ),

@@ -126,7 +126,7 @@ _PLUGINS = Section(
     (
         Panel(
             "Installed",
-            "One that is broken or quarantined offers nothing; `lensd plugins` says why.",
+            "One that is broken or quarantined offers nothing; `lensctl analyzers` says why.",
             (
                 Query(
                     total(select(d.PLUGIN_INFO), ("instance", "plugin", "distribution", "version", "status"))
