@@ -8,6 +8,8 @@ from lensd_server.doctor.machine import examine_machine
 from lensd_server.doctor.models import INSTALL_EMBEDDED, examine_models
 from lensd_server.doctor.places import examine_places
 from lensd_server.doctor.protection import examine_protection
+from lensd_server.doctor.room import examine_room
+from lensd_server.doctor.store import examine_store
 from lensd_server.plugins import AnalyzerRegistry, PluginStatus, discover
 from lensd_server.settings import Settings
 
@@ -19,7 +21,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     registry = discover(settings.plugins.allow)
     yield from examine_machine(settings)
     yield from examine_models(settings, registry.model_sources())
+    yield from examine_room(settings)
     yield from examine_places(settings)
+    yield from examine_store(settings)
     yield from examine_protection(settings)
     yield from _plugins(registry)
 

@@ -30,6 +30,18 @@ def examine_models(settings: Settings, schemes: Collection[str]) -> Iterator[Fin
             yield Finding(what, Verdict.BROKEN, error.message, mend)
 
 
+def local_checkpoint(source: str) -> Path | None:
+    """The folder or GGUF file of ``source`` on this machine; ``None`` for what was not fetched yet, and for
+    what only a plugin could find. Raises LoadFailed."""
+    from lensd_server.engine.models.sources import BUILT_IN, HubSource
+
+    scheme, _, location = source.partition(":")
+    found = next((s for s in BUILT_IN if s.scheme == scheme), None)
+    if found is None:
+        return None
+    return _fetched(location) if isinstance(found, HubSource) else found.fetch(location, Path())
+
+
 def _embedded(settings: Settings) -> Finding:
     what = "embedded model"
     if all(model.source != EMBEDDED_SOURCE for model in settings.models.values()):
@@ -70,15 +82,14 @@ def _source(what: str, source: str, schemes: Collection[str]) -> Finding:
     from lensd_server.engine.models.sources import BUILT_IN, HubSource
 
     scheme, _, location = source.partition(":")
-    found = next((s for s in BUILT_IN if s.scheme == scheme), None)
-    if found is None and scheme in schemes:
+    if scheme == HubSource().scheme:
+        return _hub(what, location)
+    path = local_checkpoint(source)
+    if path is None and scheme in schemes:
         return Finding(what, Verdict.FINE, f"{source}: a plugin's source, looked at when it is loaded")
-    if found is None:
+    if path is None:
         known = ", ".join(f"{name}:" for name in sorted({*schemes, *(s.scheme for s in BUILT_IN)}))
         raise LoadFailed(f"source {source!r} has no known scheme; known are {known}")
-    if isinstance(found, HubSource):
-        return _hub(what, location)
-    path = found.fetch(location, Path())
     size = _megabytes([path] if path.is_file() else path.glob("*.safetensors"))
     if path.is_dir() and not any((path / name).is_file() for name in _TOKENIZERS):
         raise LoadFailed(
@@ -88,13 +99,9 @@ def _source(what: str, source: str, schemes: Collection[str]) -> Finding:
 
 
 def _hub(what: str, location: str) -> Finding:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     name, _, revision = location.partition("@")
-    try:
-        folder = snapshot_download(name, revision=revision or None, local_files_only=True)
-    except (LocalEntryNotFoundError, ValueError, OSError):
+    folder = _fetched(location)
+    if folder is None:
         if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
             return Finding(
                 what,
@@ -103,9 +110,20 @@ def _hub(what: str, location: str) -> Finding:
                 f"`hf download {name}` where the network is, or unset HF_HUB_OFFLINE",
             )
         return Finding(what, Verdict.NOTE, f"hf:{location} is fetched from the hub when it is loaded first")
-    size = _megabytes(Path(folder).glob("*.safetensors"))
+    size = _megabytes(folder.glob("*.safetensors"))
     pinned = "" if revision else "; name a revision (@REVISION) so that it never changes by itself"
     return Finding(what, Verdict.FINE, f"hf:{location} is in the local cache, {size:,.0f} MB{pinned}")
+
+
+def _fetched(location: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name, _, revision = location.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError, OSError):
+        return None
 
 
 def _megabytes(files: Iterator[Path] | list[Path]) -> float:

@@ -19,8 +19,17 @@ from lensd_api import Unavailable
 _VERSION = re.compile(r"(\d+)\.json")
 
 
+#: Where a package is not called as what is imported of it.
+_PACKAGES = {"smbclient": "smbprotocol", "libarchive": "libarchive-c"}
+
+
 class WrongStore(ValueError):
-    """The URL cannot be used; the message says why and what to do."""
+    """The URL cannot be used; the message says why and what to do. ``package`` is the one that is missing,
+    if that is why."""
+
+    def __init__(self, message: str, package: str = "") -> None:
+        super().__init__(message)
+        self.package = package
 
 
 class RemoteShelf:
@@ -37,14 +46,39 @@ class RemoteShelf:
         try:
             self._fs, self._root = cast("tuple[Any, str]", url_to_fs(url, use_listings_cache=False))
         except ImportError as error:
+            package = _missing_package(error)
+            mend = f"pip install {package}" if package else str(error)
             raise WrongStore(
-                f"the artifact store {scheme_of(url)}:// needs a package that is not installed: {error}"
+                f"the artifact store {scheme_of(url)}:// needs a package that is not installed: {mend}",
+                package,
             ) from error
         except ValueError as error:
             raise WrongStore(
                 f"the artifact store's scheme {scheme_of(url)!r} is unknown to fsspec"
             ) from error
+        except Exception as error:  # of the store's library: some connect at once
+            raise WrongStore(
+                f"the artifact store {scheme_of(url)}:// cannot be opened: {type(error).__name__}: {error}"
+            ) from error
         self._lock = threading.Lock()
+
+    def probe(self) -> None:
+        """Writes an object of a name nobody uses, reads it and removes it, and what had to be made for it.
+
+        Raises whatever the store's library does, and OSError when something else is read.
+        """
+        name, content = self._path(f"probe-{uuid.uuid4().hex}"), uuid.uuid4().bytes
+        was_there = self._fs.exists(self._root)
+        self._fs.makedirs(self._root, exist_ok=True)
+        try:
+            self._fs.pipe_file(name, content)
+            if self._fs.cat_file(name) != content:
+                raise OSError("what was written is not what is read back")
+            self._fs.rm_file(name)
+        finally:
+            if not was_there:
+                with _quietly():
+                    self._fs.rmdir(self._root)
 
     def names(self) -> Sequence[str]:
         """Names of folders."""
@@ -142,6 +176,13 @@ class RemoteShelf:
 def scheme_of(url: str) -> str:
     """``s3`` of ``s3://bucket/path``: the part that may be shown, since the rest may hold a password."""
     return url.partition("://")[0]
+
+
+def _missing_package(error: ImportError) -> str:
+    """What to install, as far as the error tells."""
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    module = (cause.name or "").partition(".")[0]
+    return _PACKAGES.get(module, module)
 
 
 @contextmanager

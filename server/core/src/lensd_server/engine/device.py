@@ -202,11 +202,11 @@ def choose_device(wanted: str, cpu_turn: Turn | None = None) -> Device:
     return devices.open(devices.candidates(wanted)[0])
 
 
-def choose_dtype(wanted: str, device: Device) -> torch.dtype | str:
+def choose_dtype(wanted: str, *, on_cpu: bool) -> torch.dtype | str:
     """What ``from_pretrained`` takes as ``dtype``: ``auto`` is float32 on a CPU, where half
     precision is slow, and what the checkpoint was saved in on a GPU."""
     if wanted == "auto":
-        return torch.float32 if device.is_cpu else "auto"
+        return torch.float32 if on_cpu else "auto"
     return DTYPES[wanted]
 
 

@@ -114,5 +114,47 @@ def test_a_url_that_cannot_be_opened_says_what_is_missing(
         RemoteShelf(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "module", "package"),
+    [
+        ("s3://bucket/x", "s3fs", "s3fs"),
+        ("sftp://host/x", "paramiko", "paramiko"),
+        ("smb://host/share/x", "smbclient", "smbprotocol"),
+    ],
+)
+def test_a_missing_package_is_named_as_pip_knows_it(
+    url: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(WrongStore, match=rf"pip install {package}$") as refused:
+        RemoteShelf(url)
+    assert refused.value.package == package
+
+
+def test_a_store_that_cannot_be_reached_when_it_is_opened_is_refused_in_our_words(
+    broken: type[Broken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(self: Broken, *args: object, **options: object) -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr(broken, "__init__", connect)
+    broken.clear_instance_cache()
+    with pytest.raises(WrongStore, match=r"broken:// cannot be opened: ConnectionRefusedError: nobody"):
+        RemoteShelf("broken://lensd")
+
+
+def test_a_probe_leaves_a_store_as_it_was() -> None:
+    files: Any = fsspec.filesystem("memory")
+    root = uuid.uuid4().hex
+    RemoteShelf(f"memory://{root}/new").probe()
+    assert not files.exists(f"/{root}/new")
+    store = Artifacts(RemoteShelf(f"memory://{root}"))
+    info = store.store("probe", BLOBS, None, ORIGIN)
+    before = files.find(f"/{root}")
+    RemoteShelf(f"memory://{root}").probe()
+    assert files.find(f"/{root}") == before
+    assert store.list() == [info]
+
+
 def test_only_the_scheme_is_shown() -> None:
     assert scheme_of("ftp://user:secret@host/x") == "ftp"

@@ -24,7 +24,7 @@ from lensd_server.engine.device import Device, choose_dtype, dtype_name, set_cpu
 from lensd_server.engine.handle import Card
 from lensd_server.engine.models.conversion import ConversionCache
 from lensd_server.engine.models.digests import Digests
-from lensd_server.engine.models.sizing import WORKING_SHARE, folder_bytes, gguf_bytes
+from lensd_server.engine.models.sizing import needed_bytes
 from lensd_server.engine.models.sources import ALLOWED, Sources
 from lensd_server.engine.models.tokens import Tokens
 from lensd_server.engine.models.working import WorkingMemory
@@ -81,7 +81,7 @@ class Loader:
         path = self._sources.fetch(settings.source, self._cache)
         if path.is_dir():
             check_configuration(path)
-        device = claim(lambda device: self._predict(path, choose_dtype(settings.dtype, device)))
+        device = claim(lambda device: self._predict(path, choose_dtype(settings.dtype, on_cpu=device.is_cpu)))
         if path.is_file():
             report("convert", 0.1)
             path = self._conversions.converted(path)
@@ -105,9 +105,8 @@ class Loader:
 
     def _predict(self, path: Path, dtype: torch.dtype | str) -> int:
         """Bytes of weights and a margin, from the headers of the files."""
-        folder = self._conversions.find(path) if path.is_file() else path
-        weights = gguf_bytes(path, dtype) if folder is None else folder_bytes(folder, dtype)
-        return round(weights * (1 + WORKING_SHARE))
+        converted = self._conversions.find(path) if path.is_file() else None
+        return needed_bytes(converted or path, dtype)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -145,7 +144,7 @@ def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=choose_dtype(dtype, device),
+            dtype=choose_dtype(dtype, on_cpu=device.is_cpu),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,

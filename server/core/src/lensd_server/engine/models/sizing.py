@@ -24,6 +24,15 @@ _MAX_HEADER = 100 * 1024 * 1024
 Elements = Mapping[str, int]
 
 
+def needed_bytes(checkpoint: Path, dtype: torch.dtype | str) -> int:
+    """What a model is thought to need before it was loaded: its weights, and a share for forwards.
+
+    ``checkpoint`` is a folder or a GGUF file. Raises LoadFailed.
+    """
+    weights = gguf_bytes(checkpoint, dtype) if checkpoint.is_file() else folder_bytes(checkpoint, dtype)
+    return round(weights * (1 + WORKING_SHARE))
+
+
 def folder_bytes(folder: Path, dtype: torch.dtype | str) -> int:
     """Bytes of the weights in ``folder`` once they are of ``dtype`` ("auto": as they were saved).
 
