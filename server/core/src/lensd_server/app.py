@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from lensd_server.engine.device import Devices
 from lensd_server.engine.executor import LocalExecutor
 from lensd_server.engine.models.loading import Loader
 from lensd_server.engine.models.residency import Residency
+from lensd_server.engine.models.slot import ResidentModel
 from lensd_server.engine.models.sources import Sources
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.storage import Storage
@@ -33,12 +35,13 @@ from lensd_server.folders import Unusable, claim
 from lensd_server.plugins import discover
 from lensd_server.settings import Settings
 from lensd_server.stuck import StuckAnalyzers
+from lensd_server.telemetry import definitions
 from lensd_server.telemetry.collectors import (
     CertificateCollector,
-    HookCollector,
     MemoryCollector,
     ModelCollector,
     PluginCollector,
+    ResidentCollector,
 )
 from lensd_server.telemetry.foreign import ForeignCollector
 from lensd_server.telemetry.logging import AnalysisLog, configure_logging, keep_audit
@@ -159,7 +162,11 @@ def assemble(settings: Settings) -> Engine:
         when_stuck=stuck,
     )
     metrics.registry.register(ModelCollector(residency.statuses))
-    metrics.registry.register(HookCollector(lambda: _hooks(residency)))
+    for definition, number in (
+        (definitions.MODEL_HOOKS, _hooks),
+        (definitions.MODEL_KEPT, _kept_bytes),
+    ):
+        metrics.registry.register(ResidentCollector(definition, partial(_of_residents, residency, number)))
     metrics.registry.register(MemoryCollector(residency.memory))
     metrics.registry.register(PluginCollector(registry))
     metrics.registry.register(CertificateCollector(_listeners_with_tls(settings, access)))
@@ -208,9 +215,17 @@ def _storage(settings: Settings) -> Storage:
         raise StartFailed(f"{error} (setting server.artifact_store)") from error
 
 
-def _hooks(residency: Residency) -> dict[str, int]:
+def _of_residents(residency: Residency, number: Callable[[ResidentModel], int]) -> dict[str, int]:
     found = {name: residency.resident(name) for name in residency.names}
-    return {name: count_hooks(one.loaded.model.module) for name, one in found.items() if one is not None}
+    return {name: number(one) for name, one in found.items() if one is not None}
+
+
+def _hooks(resident: ResidentModel) -> int:
+    return count_hooks(resident.loaded.model.module)
+
+
+def _kept_bytes(resident: ResidentModel) -> int:
+    return resident.batcher.kept_bytes
 
 
 def _listeners_with_tls(settings: Settings, access: Access) -> dict[str, Certificates]:

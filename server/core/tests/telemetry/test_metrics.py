@@ -15,12 +15,13 @@ from lensd_server.engine import running
 from lensd_server.engine.events import DeviceMemory, ModelState, ModelStatus
 from lensd_server.engine.observers import OUTCOMES, BatchRecord
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
+from lensd_server.telemetry import definitions
 from lensd_server.telemetry.collectors import (
     CertificateCollector,
-    HookCollector,
     MemoryCollector,
     ModelCollector,
     PluginCollector,
+    ResidentCollector,
 )
 from lensd_server.telemetry.definitions import DEFINITIONS, UNITS
 from lensd_server.telemetry.metrics import MAX_REASONS, Metrics
@@ -38,7 +39,8 @@ def metrics(authority: Any) -> Metrics:
     registry = AnalyzerRegistry([LoadedPlugin(PluginRecord("dla", "lensd-dla", "1", PluginStatus.ACTIVE))])
     status = ModelStatus("tiny", "dir:/t", ModelState.RESIDENT, resident_bytes=9, leases=2)
     metrics.registry.register(ModelCollector(lambda: [status]))
-    metrics.registry.register(HookCollector(lambda: {"tiny": 0}))
+    metrics.registry.register(ResidentCollector(definitions.MODEL_HOOKS, lambda: {"tiny": 0}))
+    metrics.registry.register(ResidentCollector(definitions.MODEL_KEPT, lambda: {"tiny": 0}))
     metrics.registry.register(PluginCollector(registry))
     pair = authority.issue("server")
     metrics.registry.register(CertificateCollector({"public": Certificates(pair.cert, pair.key)}))

@@ -57,11 +57,13 @@ class MemoryCollector(Collector):
         return (family,)
 
 
-class HookCollector(Collector):
-    """Hooks on the modules of the resident models."""
+class ResidentCollector(Collector):
+    """One number of each resident model."""
 
-    def __init__(self, hooks: Callable[[], Mapping[str, int]]) -> None:
-        self._hooks = hooks
+    def __init__(
+        self, definition: definitions.GaugeDefinition, by_model: Callable[[], Mapping[str, int]]
+    ) -> None:
+        self._definition, self._by_model = definition, by_model
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: what there is is known at a scrape."""
@@ -69,9 +71,9 @@ class HookCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """One sample a model."""
-        family = definitions.MODEL_HOOKS.family()
-        for model, hooks in self._hooks().items():
-            family.add_metric((model,), hooks)
+        family = self._definition.family()
+        for model, number in self._by_model().items():
+            family.add_metric((model,), number)
         return (family,)
 
 

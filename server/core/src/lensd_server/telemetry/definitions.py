@@ -180,6 +180,11 @@ MODEL_EVICTIONS = CounterDefinition(
 )
 MODEL_STATE = GaugeDefinition("lensd_model_state", "1 for the state the model is in.", ("model", "state"))
 MODEL_RESIDENT = GaugeDefinition("lensd_model_resident_bytes", "Bytes the model's weights occupy.", _MODEL)
+MODEL_KEPT = GaugeDefinition(
+    "lensd_model_kept_bytes",
+    "Keys, values and captures kept between batches of rows that are read in several steps.",
+    _MODEL,
+)
 MODEL_LEASES = GaugeDefinition("lensd_model_leases", "Analyses that hold the model.", _MODEL)
 MODEL_HOOKS = GaugeDefinition(
     "lensd_model_hooks", "Hooks on the model's modules; any that outlive a batch have leaked.", _MODEL

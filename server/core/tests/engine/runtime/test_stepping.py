@@ -137,6 +137,24 @@ def test_a_row_that_is_cancelled_between_its_parts_gives_all_back(make_bench: An
     assert slabs() == before
 
 
+def test_what_is_kept_between_batches_can_be_seen_while_they_run_and_is_gone_in_the_end(
+    make_bench: Any,
+) -> None:
+    bench = make_bench(max_tokens=30, price=Price.linear(4.0, 1.0))
+    bench.outcome(bench.submit([5]))
+    bench.outcome(bench.submit(LONG))
+    assert bench.batcher.kept_bytes == 0
+    kept: list[int] = []
+    # Looked at in each forward, from within.
+    bench.forwards.fault = lambda rows: kept.append(bench.batcher.kept_bytes)
+    bench.outcome(bench.submit(LONG))
+    bench.batcher.settle()
+    anatomy = bench.loaded.card.anatomy
+    token = 2 * anatomy.n_layers * anatomy.n_kv_heads * anatomy.head_dim * 4
+    assert kept == [0, 25 * token, 50 * token, 75 * token]
+    assert bench.batcher.kept_bytes == 0
+
+
 @pytest.mark.parametrize("room", [30, 60, 110, 190])
 def test_without_room_for_what_has_been_read_long_rows_still_come_to_their_end(
     make_bench: Any, room: int

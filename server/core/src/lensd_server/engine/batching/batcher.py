@@ -129,6 +129,12 @@ class Batcher:
         with self._changed:
             return len(self._queue), self._queue.tokens
 
+    @property
+    def kept_bytes(self) -> int:
+        """What rows that are read in several steps keep on the device between batches."""
+        with self._changed:
+            return self._queue.kept_bytes(self._running)
+
     def elapsed(self, call: ForwardCall) -> float:
         """Seconds since ``call`` was submitted."""
         return self._clock() - call.submitted

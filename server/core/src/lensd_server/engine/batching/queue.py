@@ -151,6 +151,10 @@ class RowQueue:
         self._keep([])
         return left
 
+    def kept_bytes(self, running: Sequence[QueuedRow]) -> int:
+        """What is kept of rows that were read in part, whether they wait or are ``running``."""
+        return kept_bytes((*self._rows, *running))
+
     def pending(self, ticket: Ticket) -> int:
         """Rows of one analysis."""
         return sum(row.call.ticket is ticket for row in self._rows)

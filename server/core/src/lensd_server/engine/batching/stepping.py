@@ -52,8 +52,9 @@ def kept_bytes(rows: Iterable[QueuedRow]) -> int:
     """What ``rows`` keep on the device between batches; what they share counts once."""
     held: dict[int, int] = {}
     for row in rows:
-        if row.past is not None:
-            held[id(row.past.slab)] = row.past.slab.nbytes
+        # Once: the device thread may take it from a row that runs.
+        if (past := row.past) is not None:
+            held[id(past.slab)] = past.slab.nbytes
         for piece in row.pieces:
             held[id(piece.values)] = piece.nbytes
     return sum(held.values())

@@ -100,6 +100,16 @@ _MEMORY = Section(
             "Bytes of the models that are resident.",
             (Query(total(select(d.MODEL_RESIDENT), ("model",)), "{{model}}"),),
             unit="bytes",
+            width=12,
+            stacked=True,
+        ),
+        Panel(
+            "Kept between batches",
+            "Keys and values of long rows, of beginnings that rows share and of texts being written; at most "
+            "`max_cache_bytes` of each model.",
+            (Query(total(select(d.MODEL_KEPT), ("model",)), "{{model}}"),),
+            unit="bytes",
+            width=12,
             stacked=True,
         ),
         Panel(
@@ -107,6 +117,7 @@ _MEMORY = Section(
             "Resident memory of each daemon, weights on the CPU included.",
             (Query(total(select(d.PROCESS_MEMORY), ("instance",)), "{{instance}}"),),
             unit="bytes",
+            width=12,
         ),
         Panel(
             "Open files and hooks",
@@ -115,6 +126,7 @@ _MEMORY = Section(
                 Query(total(select(d.PROCESS_FILES), ("instance",)), "{{instance}} files"),
                 Query(total(select(d.MODEL_HOOKS), ("instance",)), "{{instance}} hooks"),
             ),
+            width=12,
         ),
     ),
 )
