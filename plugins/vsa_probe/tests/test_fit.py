@@ -10,7 +10,7 @@ import pytest
 from lensd_api.testing import Engine, Job
 from lensd_server.engine.events import Found
 from lensd_server.tiny_engine import TinyEngine
-from lensd_vsa_probe import VsaFit, VsaProbe
+from lensd_vsa_probe import FitParams, VsaFit, VsaProbe
 from lensd_vsa_probe.facts import RELATIONS, analogies
 from plugins.vsa_probe.tests.small_fit import ROWS, small
 
@@ -73,6 +73,19 @@ def test_a_fitted_probe_is_reused_for_equal_parameters_only(lensd_engine: Engine
     assert reused["artifact"].values == fresh["artifact"].values | {"reused": True}
     assert reused["evaluation"] == fresh["evaluation"]
     assert not fit(lensd_engine, artifact="again", reuse=True, epochs=4)["artifact"].values["reused"]
+
+
+@pytest.mark.parametrize("device", ["auto", "model", "cpu"])
+def test_the_evaluation_says_where_encoders_were_trained(lensd_engine: Engine, device: str) -> None:
+    found = fit(lensd_engine, artifact="placed", device=device)["evaluation"].values
+    assert found["trained_on"] == "cpu", "where the tiny models are"
+
+
+def test_what_training_takes_is_known_to_admission(lensd_engine: Engine) -> None:
+    card = lensd_engine.card(MODEL)
+    narrow, wide = (VsaFit().estimate(FitParams.parse(small(width=width)), card) for width in (64, 1024))
+    grown = (1024**2 - 64**2) * 2 * 4 * 4  # two square maps in fp32, with gradients and two moments
+    assert grown < wide.bytes - narrow.bytes < 2 * grown
 
 
 @pytest.mark.parametrize("events", [1, 3, 6])

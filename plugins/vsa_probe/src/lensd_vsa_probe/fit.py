@@ -30,6 +30,7 @@ from lensd_vsa_probe.fitting import Fitting, Tokens, other_wording, training_tab
 from lensd_vsa_probe.params import FitParams
 from lensd_vsa_probe.reading import upper_layers
 from lensd_vsa_probe.report import Report, evaluation
+from lensd_vsa_probe.runs import bytes_to_train
 from lensd_vsa_probe.sources import OWN, load_corpus
 from lensd_vsa_probe.stored import FORMAT, evaluation_of
 
@@ -75,12 +76,13 @@ class VsaFit(Analyzer):
         return Requirements()
 
     def estimate(self, params: FitParams, card: ModelCard) -> Cost:
-        """At most a token a byte of every text; the captures of a wave of texts, and the states of all."""
+        """At most a token a byte of every text; the captures of a wave of texts, the states of all, and
+        one encoder in training."""
         rows, size = _texts(params)
         layers, state = len(params.layers or upper_layers(card.anatomy)), card.anatomy.d_model * 4
         pooled = layers if params.pooling == "concat" else 1
         held = params.rows_at_once * layers * state + rows * (pooled + 1) * state
-        return Cost(tokens=size, bytes=held)
+        return Cost(tokens=size, bytes=held + bytes_to_train(params, rows, pooled * card.anatomy.d_model))
 
     async def analyze(self, params: FitParams, ctx: Context) -> AsyncIterator[Result]:
         """Yields ``training`` as it goes; the rest once everything is done and stored."""
@@ -100,7 +102,7 @@ class VsaFit(Analyzer):
         async with aclosing(fitting.results()) as training:
             async for table in training:
                 yield table
-        facts = _facts(params, corpus, layers)
+        facts = _facts(params, corpus, layers) | {"trained_on": fitting.device}
         _warn_of_memory(fitting.report, ctx)
         content = {"lines": fitting.report.lines, "facts": facts}
         headline = {k: v for k, v in _record(content).values.items() if isinstance(v, int | float | str)}

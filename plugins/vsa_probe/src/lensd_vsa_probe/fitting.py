@@ -13,17 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensd_api import ArtifactInfo, Context, Result, Table, TooLarge
+from lensd_api import ArtifactInfo, Context, Result, Table, TooLarge, Workspace
 from lensd_vsa_probe.algebra import bipolar
 from lensd_vsa_probe.codebook import Codebook
 from lensd_vsa_probe.corpus import Corpus, concept, fill
 from lensd_vsa_probe.encoder import Encoder
 from lensd_vsa_probe.measures import score
 from lensd_vsa_probe.params import FitParams
+from lensd_vsa_probe.placing import place_to_train
 from lensd_vsa_probe.progress import FitProgress
 from lensd_vsa_probe.reading import ReadingSpec, reading_capture
 from lensd_vsa_probe.report import Bench, add_run, epoch_row, mean_agreement
-from lensd_vsa_probe.runs import Standard, Task, TrainingRun, plan_runs, prepare, recipe_of
+from lensd_vsa_probe.runs import (
+    Standard,
+    Task,
+    TrainingRun,
+    bytes_to_train,
+    plan_runs,
+    prepare,
+    recipe_of,
+)
 from lensd_vsa_probe.splits import split
 from lensd_vsa_probe.states import States, embed
 from lensd_vsa_probe.stored import FittedProbe
@@ -64,6 +73,8 @@ class Fitting:
             {name: States.empty(own, d_pooled, d_model) for name, own in tokens.items()}
         )
         self._may_save = True
+        #: Where encoders are trained, once that is known.
+        self.device = ""
 
     async def results(self) -> AsyncGenerator[Result, None]:
         """``training`` epoch by epoch as it happens; the probe is stored once this ends."""
@@ -77,17 +88,12 @@ class Fitting:
         )
         targets = await self._ctx.compute(codebook.encode_all, self._corpus.examples)
         bench = Bench(self._corpus.examples, codebook, self._progress.states["own"], self._wanted())
-        history = self._progress.report.history
-        shown = 0
-        for run in plan_runs(self._params, paired=self._corpus.is_paired):
-            if run.name not in self._progress.finished:
-                async with aclosing(self._train(run, bench, targets)) as epochs:
-                    async for _ in epochs:
-                        # The last row is kept back: it ends the table.
-                        if len(history) - 1 > shown:
-                            yield training_table(history[shown:-1], last=False)
-                            shown = len(history) - 1
-        yield training_table(history[shown:], last=True)
+        needed = bytes_to_train(self._params, *bench.states.pooled.shape)
+        async with place_to_train(self._ctx, self._params.device, needed) as work:
+            self.device = work.device
+            async with aclosing(self._train_all(bench, targets, work)) as tables:
+                async for table in tables:
+                    yield table
 
     async def store(self, facts: dict[str, Any], metadata: dict[str, Any]) -> ArtifactInfo:
         """Writes the probe with its evaluation."""
@@ -128,15 +134,32 @@ class Fitting:
 
     # Training
 
-    async def _train(self, run: TrainingRun, bench: Bench, targets: Tensor) -> AsyncGenerator[None, None]:
+    async def _train_all(
+        self, bench: Bench, targets: Tensor, work: Workspace
+    ) -> AsyncGenerator[Result, None]:
+        history = self._progress.report.history
+        shown = 0
+        for run in plan_runs(self._params, paired=self._corpus.is_paired):
+            if run.name not in self._progress.finished:
+                async with aclosing(self._train(run, bench, targets, work)) as epochs:
+                    async for _ in epochs:
+                        # The last row is kept back: it ends the table.
+                        if len(history) - 1 > shown:
+                            yield training_table(history[shown:-1], last=False)
+                            shown = len(history) - 1
+        yield training_table(history[shown:], last=True)
+
+    async def _train(
+        self, run: TrainingRun, bench: Bench, targets: Tensor, work: Workspace
+    ) -> AsyncGenerator[None, None]:
         ctx, progress = self._ctx, self._progress
         task = await ctx.compute(prepare, run, bench.examples, targets, bench.states, self._params)
-        trainer = await ctx.compute(Trainer, task.data, recipe_of(self._params, run))
+        trainer = await work.compute(Trainer, task.data, recipe_of(self._params, run), work.device)
         if progress.trainer:
-            trainer.restore(progress.trainer)
+            await work.compute(trainer.restore, progress.trainer)
         baseline = mean_agreement(task.data.held_targets)
         while not trainer.done:
-            epoch = await ctx.compute(trainer.run, SLICE_S, time.monotonic)
+            epoch = await work.compute(trainer.run, SLICE_S, time.monotonic)
             if epoch is None:
                 continue
             progress.report.history.append(epoch_row(run.name, epoch, baseline))
@@ -147,9 +170,10 @@ class Fitting:
                 unit="epochs",
             )
             if epoch.number % SAVE_EPOCHS == 0 and not trainer.done:
-                await self._save(trainer)
+                progress.trainer = await work.compute(trainer.save)
+                await self._save()
             yield
-        await self._conclude(task, trainer.finish(), bench)
+        await self._conclude(task, await work.compute(trainer.finish), bench)
         await self._save()
 
     async def _conclude(self, task: Task, encoder: Encoder, bench: Bench) -> None:
@@ -182,18 +206,12 @@ class Fitting:
         standard = Standard(tensors["mean"], tensors["deviation"])
         return FittedProbe(encoder, standard, codebook, self._corpus, self._layers, self._spec)
 
-    async def _save(self, trainer: Trainer | None = None) -> None:
+    async def _save(self) -> None:
         if not self._may_save:
             return
-
-        def snapshot() -> dict[str, bytes]:
-            if trainer is not None:
-                self._progress.trainer = trainer.save()
-            return self._progress.blobs()
-
         try:
             # Tens of megabytes: copied off the loop, which all analyses share.
-            await self._ctx.checkpoint.save(await asyncio.to_thread(snapshot))
+            await self._ctx.checkpoint.save(await asyncio.to_thread(self._progress.blobs))
         except TooLarge as error:
             self._may_save = False
             self._ctx.warn("NO_CHECKPOINT", f"this fit cannot be resumed: {error.message}")

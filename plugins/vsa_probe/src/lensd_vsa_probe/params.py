@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lensd_api import BaseParams
 from lensd_api.artifacts import NAME_PATTERN
+from lensd_vsa_probe.placing import Place
 from lensd_vsa_probe.pooling import Pooling
 from lensd_vsa_probe.query import Rule
 from lensd_vsa_probe.schedule import Schedule
@@ -112,6 +113,11 @@ class FitParams(BaseParams):
     )
     rows_at_once: int = Field(
         default=48, ge=1, le=1024, description="Texts in one forward at most: fewer let others in sooner."
+    )
+    device: Place = Field(
+        default="auto",
+        description="Where encoders are trained: `model`, the model's device, within its memory budget; `cpu`; "
+        "`auto`, the model's device if there is room for it, else the CPU, with a warning.",
     )
     seed: Seed = Field(default=0, description="Of the codebook, the splits, k-means and training.")
     reuse: bool = Field(

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lensd_vsa_probe.corpus import Example
 from lensd_vsa_probe.params import FitParams
-from lensd_vsa_probe.splits import Parts, Split, split
+from lensd_vsa_probe.placing import training_bytes
+from lensd_vsa_probe.splits import VALIDATING, Parts, Split, split
 from lensd_vsa_probe.states import States
 from lensd_vsa_probe.training import Data, Recipe
 
@@ -105,6 +106,19 @@ def recipe_of(params: FitParams, run: TrainingRun) -> Recipe:
     if not run.control:
         return recipe
     return replace(recipe, epochs=params.control_epochs or max(1, params.epochs // 3))
+
+
+def bytes_to_train(params: FitParams, rows: int, d_in: int) -> int:
+    """Bytes that training one encoder takes, of a corpus of ``rows`` texts pooled to ``d_in``."""
+    return training_bytes(
+        rows=rows,
+        d_in=d_in,
+        width=params.width or params.dim,
+        dim=params.dim,
+        batch=params.batch,
+        keeps_best=params.patience is not None,
+        validating=max(1, rows // VALIDATING),
+    )
 
 
 def _permutation(count: int, seed: int) -> Tensor:

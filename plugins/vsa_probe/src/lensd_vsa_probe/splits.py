@@ -11,6 +11,9 @@ from lensd_vsa_probe.listing import integers
 
 Split = Literal["rows", "combination", "example_pair"]
 
+#: Of so many rows not held out for testing one is looked at after each epoch.
+VALIDATING = 50
+
 #: What a reader must know of each split to judge its scores.
 KNOWN = {
     "rows": "leaky: every pair of a test row was trained on with other partners",
@@ -47,7 +50,7 @@ def split(examples: Sequence[Example], how: Split, share: float, seed: int) -> P
     test = [i for i, group in enumerate(groups) if group in held]
     rest = [i for i, group in enumerate(groups) if group not in held]
     rest = [rest[i] for i in _shuffled(len(rest), seed + 1)]
-    validating = max(1, len(rest) // 50)
+    validating = max(1, len(rest) // VALIDATING)
     return Parts(tuple(sorted(rest[validating:])), tuple(sorted(rest[:validating])), tuple(test))
 
 
