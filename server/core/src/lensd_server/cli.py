@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from lensd_server import __version__
+from lensd_server.absent import absent
 from lensd_server.settings import (
     EMBEDDED_NAME,
     Settings,
@@ -90,8 +91,8 @@ def serve(
     # Half of a start are imports, whose objects all live on: collecting among them finds nothing, and
     # what is frozen is never looked at again.
     gc.disable()
-    from lensd_server.app import serve as run
-
+    with absent("scipy"):  # transformers would import it for the losses of object detectors
+        from lensd_server.app import serve as run
     gc.freeze()
     gc.enable()
     sys.exit(run(settings, lambda: _read(config, flags, models)))
