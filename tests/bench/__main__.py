@@ -25,6 +25,7 @@ BENCHMARKS = {
     "prefix": ("tests.bench.prefix", True),
     "fairness": ("tests.bench.fairness", True),
     "cancels": ("tests.bench.cancels", True),
+    "fit": ("tests.bench.fit", False),
     "rewards": ("tests.bench.rewards", False),
     "transformerlens": ("tests.bench.transformerlens", False),
     "overload": ("tests.bench.overload", False),
