@@ -9,7 +9,15 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -22,6 +30,7 @@ from lensd_server.engine.anatomy.inspect import InspectedModel, inspect_model
 from lensd_server.engine.batching.price import Price, Prices
 from lensd_server.engine.device import Device, choose_dtype, dtype_name, set_cpu_threads
 from lensd_server.engine.handle import Card
+from lensd_server.engine.models.checkpoint import read_checkpoint
 from lensd_server.engine.models.conversion import ConversionCache
 from lensd_server.engine.models.digests import Digests
 from lensd_server.engine.models.sizing import needed_bytes
@@ -141,18 +150,15 @@ def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
     set_cpu_threads()
     # A daemon's terminal is a log: no progress bars in it.
     transformers_logging.disable_progress_bar()
+    wanted: dict[str, Any] = {
+        "dtype": choose_dtype(dtype, on_cpu=device.is_cpu),
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=choose_dtype(dtype, on_cpu=device.is_cpu),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            # A mapped file that somebody overwrites changes the resident model, and one that is cut short
-            # ends the process; what goes to a GPU is copied there at once.
-            disable_mmap=device.is_cpu,
-        )
+        # What goes to a GPU is copied there at once, from a mapped file.
+        loaded = _build(folder, wanted) if device.is_cpu else _load(folder, wanted)
     except SafetensorError as error:
         raise LoadFailed(
             f"the weights in {folder} are damaged or incomplete; fetch the checkpoint again"
@@ -160,6 +166,22 @@ def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
     module, report = cast("tuple[PreTrainedModel, Mapping[str, Any]]", loaded)
     _refuse_gaps(folder, report)
     return cast("PreTrainedModel", module.to(device.torch))  # pyright: ignore[reportArgumentType]
+
+
+def _load(folder: Path, wanted: Mapping[str, Any]) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **wanted)
+
+
+def _build(folder: Path, wanted: Mapping[str, Any]) -> Any:
+    """As :func:`_load`, around tensors that this process has for itself."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if not isinstance(config, kind.config_class):  # the language model within a larger one
+        config = config.get_text_config()
+    loaded = kind.from_pretrained(None, config=config, state_dict=read_checkpoint(folder), **wanted)
+    if (folder / "generation_config.json").is_file():
+        loaded[0].generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return loaded
 
 
 def _refuse_gaps(folder: Path, report: Mapping[str, Any]) -> None:
