@@ -98,7 +98,10 @@ def _dtype(name: str, path: Path) -> torch.dtype:
 
 
 def _fill(tensor: Tensor, file: int, offset: int, path: Path) -> None:
-    room = memoryview(tensor.view(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
+    if not tensor.numel():
+        return
+    content: Any = tensor.view(-1).view(torch.uint8).numpy()
+    room = memoryview(content)
     while room:
         count = os.preadv(file, [room], offset)
         if not count:  # cut short since its header was checked
