@@ -55,7 +55,10 @@ class BatchObserver(Protocol):
         ...
 
     def queue_changed(self, model: str, rows: int, tokens: int) -> None:
-        """What waits for ``model`` now, the running batch not counted."""
+        """So many more rows and tokens wait for ``model`` than before, or fewer where they are negative.
+
+        A change, since several queues of one model may report at the same time.
+        """
         ...
 
     def cancel_took(self, model: str, seconds: float) -> None:

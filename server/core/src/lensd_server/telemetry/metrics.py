@@ -171,9 +171,9 @@ class Metrics:
             self.batch_padding.labels(batch.model).observe(batch.padded_tokens / batch.tokens)
 
     def queue_changed(self, model: str, rows: int, tokens: int) -> None:
-        """What waits for ``model`` now."""
-        self.queue_rows.labels(model).set(rows)
-        self.queue_tokens.labels(model).set(tokens)
+        """So many more rows and tokens wait for ``model``, or fewer."""
+        self.queue_rows.labels(model).inc(rows)
+        self.queue_tokens.labels(model).inc(tokens)
 
     def cancel_took(self, model: str, seconds: float) -> None:
         """A cancelled analysis left the device."""

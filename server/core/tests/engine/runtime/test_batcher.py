@@ -1,5 +1,6 @@
 """The queue and the device thread, with forwards held and broken on purpose."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -335,6 +336,45 @@ def test_observers_are_told_and_a_broken_one_harms_nobody(make_bench: Callable[.
     assert noting.batches[1].rows == 2
     assert noting.batches[1].tokens == 4
     assert noting.batches[1].padded_tokens == 6
+
+
+class Waiting:
+    """Adds up what comes to wait and leaves."""
+
+    def __init__(self) -> None:
+        self.rows = self.tokens = self.most = 0
+
+    def batch_ran(self, batch: BatchRecord) -> None: ...
+
+    def queue_changed(self, model: str, rows: int, tokens: int) -> None:
+        self.rows, self.tokens = self.rows + rows, self.tokens + tokens
+        self.most = max(self.most, self.rows)
+
+    def cancel_took(self, model: str, seconds: float) -> None: ...
+
+
+@pytest.mark.parametrize("unloaded", [False, True])
+def test_what_waits_adds_up_to_nothing_however_it_leaves_the_queue(
+    make_bench: Callable[..., Any], unloaded: bool
+) -> None:
+    waiting = Waiting()
+    bench = make_bench(observers=Observers(batches=[waiting]))
+    running, ticket = bench.occupy(), Ticket()
+    left = bench.submit([1, 2, 3])
+    bench.submit([4, 5], [6], ticket=ticket)
+    assert (waiting.rows, waiting.tokens) == (3, 6)
+    ticket.cancel()
+    assert (waiting.rows, waiting.tokens) == (1, 3)
+    if unloaded:
+        closing = threading.Thread(target=bench.batcher.close)
+        closing.start()
+        assert isinstance(bench.outcome(left).error, Draining)
+    bench.forwards.release()
+    bench.outcome(running)
+    bench.batcher.settle()
+    if unloaded:
+        closing.join(60)
+    assert (waiting.rows, waiting.tokens, waiting.most) == (0, 0, 3)
 
 
 def test_pending_rows_are_counted_by_analysis(bench: Any) -> None:

@@ -152,13 +152,15 @@ class Queue:
 
     def __init__(self) -> None:
         self.full = threading.Event()
+        self.rows = 0
 
     def batch_ran(self, batch: BatchRecord) -> None: ...
 
     def cancel_took(self, model: str, seconds: float) -> None: ...
 
     def queue_changed(self, model: str, rows: int, tokens: int) -> None:
-        if rows == 7:
+        self.rows += rows
+        if self.rows == 7:
             self.full.set()
 
 

@@ -30,7 +30,7 @@ class Latencies:
     def batch_ran(self, batch: BatchRecord) -> None: ...
 
     def queue_changed(self, model: str, rows: int, tokens: int) -> None:
-        if rows:
+        if rows > 0:
             self.queued.set()
 
     def cancel_took(self, model: str, seconds: float) -> None:

@@ -71,6 +71,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._queue = RowQueue(limits)
         self._running: list[QueuedRow] = []
+        #: Rows and tokens that observers know to wait.
+        self._reported = (0, 0)
         self._closed = self._lost = False
         self._pace = Pace(limits.price)
         self._gathering = Gathering(limits.longest_wait_s)
@@ -167,6 +169,7 @@ class Batcher:
             self._closed = True
             left = self._queue.clear()
             self._changed.notify_all()
+        self._report_queue()
         self._fail_unloaded(left)
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -264,6 +267,7 @@ class Batcher:
         with self._changed:
             self._closed = self._lost = True
             left = self._queue.clear()
+        self._report_queue()
         for call in {id(row.call): row.call for row in (*rows, *left)}.values():
             call.fail(device_lost(self._device.name))
         self._when_lost(lost)
@@ -331,5 +335,8 @@ class Batcher:
         return min(60.0, max(0.1, self._pace.seconds(tokens, self._limits.max_tokens)))
 
     def _report_queue(self) -> None:
-        rows, tokens = self.waiting()
-        self._observers.queue_changed(self._name, rows, tokens)
+        with self._changed:
+            now, before = (len(self._queue), self._queue.tokens), self._reported
+            self._reported = now
+        if now != before:
+            self._observers.queue_changed(self._name, now[0] - before[0], now[1] - before[1])
