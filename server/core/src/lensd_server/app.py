@@ -216,8 +216,8 @@ def _storage(settings: Settings) -> Storage:
 
 
 def _of_residents(residency: Residency, number: Callable[[ResidentModel], int]) -> dict[str, int]:
-    found = {name: residency.resident(name) for name in residency.names}
-    return {name: number(one) for name, one in found.items() if one is not None}
+    found = {name: residency.residents(name) for name in residency.names}
+    return {name: sum(map(number, replicas)) for name, replicas in found.items() if replicas}
 
 
 def _hooks(resident: ResidentModel) -> int:

@@ -187,6 +187,8 @@ class ModelSettings(_Section):
     preload: bool = False
     #: Never evicted to make room.
     pin: bool = False
+    #: Copies of it, each on a device of its own where there are so many.
+    replicas: int = Field(default=1, ge=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     #: Padded tokens a batch may hold; ``None`` lets the engine choose.

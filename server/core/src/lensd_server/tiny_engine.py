@@ -42,13 +42,16 @@ class TinyLoader:
 
     def __init__(self, cpu_turn: Turn) -> None:
         self._cpu_turn = cpu_turn
+        # The generator that is seeded is the process's: two that are built at once would draw from each other's.
+        self._building = threading.Lock()
 
     def load(
         self, name: str, settings: ModelSettings, report: Report, claim: ClaimMemory | None = None
     ) -> LoadedModel:
         """Builds, verifies and warms it up."""
         report("read", 0.4)
-        module = TINY[settings.source.removeprefix("tiny:")]()
+        with self._building:
+            module = TINY[settings.source.removeprefix("tiny:")]()
         device = choose_device("cpu", self._cpu_turn)
         return prepare(name, weights_digest(module), module, tiny_tokenizer, device, report)
 

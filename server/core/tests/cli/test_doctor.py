@@ -169,6 +169,35 @@ def test_a_model_without_a_tokenizer_is_broken(settings: Settings, tmp_path: Pat
     assert (finding.verdict, "has no tokenizer" in finding.text) == (Verdict.BROKEN, True)
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus", "replicas", "said"),
+    [
+        ("auto", 0, 2, "one CPU, where they take turns"),
+        ("cpu", 4, 2, "one CPU, where they take turns"),
+        ("cuda", 2, 3, "3 replicas on 2 GPUs"),
+        ("cuda:1", 2, 2, "2 replicas on one device"),
+        ("auto", 2, 2, None),
+        ("cpu", 0, 1, None),
+    ],
+)
+def test_replicas_that_share_a_device_are_worth_a_note(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    gpus: int,
+    replicas: int,
+    said: str | None,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    source = settings.models["tiny"].source
+    several = with_model(settings, source, device=device, replicas=replicas)
+    notes = [finding for finding in examine(several) if finding.what == "replicas of m"]
+    assert [finding.verdict for finding in notes] == [Verdict.NOTE] * (said is not None)
+    assert all(said in finding.text for finding in notes if said)
+
+
 def test_a_device_that_is_not_there_is_broken(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -104,6 +104,7 @@ def test_settings_are_frozen() -> None:
         ('[models.a]\nsource = "/a"', r"models\.a\.source .*match"),
         ("[models.a]\npreload = true", r"models\.a\.source.*required"),
         ('[models.a]\nsource = "dir:/a"\ndevice = "gpu"', r"models\.a\.device"),
+        ('[models.a]\nsource = "dir:/a"\nreplicas = 0', r"models\.a\.replicas.*greater than or equal to 1"),
         ('[models.a]\nsource = "dir:/a"\ndtype = "int4"', r"models\.a\.dtype.*float32"),
         ('[models."a/b"]\nsource = "dir:/a"', r"models\.a/b"),
         ('[models.".hidden"]\nsource = "dir:/a"', r"models\.\.hidden"),

@@ -31,6 +31,12 @@ def test_what_can_change_does_and_the_rest_says_that_it_needs_a_restart() -> Non
     assert found.settings.models == settings().models
 
 
+def test_another_number_of_replicas_needs_a_restart() -> None:
+    new = settings(models={"a": {"source": "dir:/a", "replicas": 2}})
+    found = change(settings(), new)
+    assert (found.restart, found.settings.models["a"].replicas) == (("models.a",), 1)
+
+
 def test_what_needs_a_restart_is_said_again_at_the_next_reload() -> None:
     new = settings(server={"listen": "127.0.0.1:1"})
     assert change(change(settings(), new).settings, new).restart == ("server.listen",)

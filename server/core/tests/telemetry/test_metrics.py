@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from lensd_api.hookspecs import AnalysisRecord
 from lensd_server.access.certificates import Certificates
 from lensd_server.engine import running
-from lensd_server.engine.events import DeviceMemory, ModelState, ModelStatus
+from lensd_server.engine.events import DeviceMemory, ModelState, ModelStatus, ReplicaStatus
 from lensd_server.engine.observers import OUTCOMES, BatchRecord
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.telemetry import definitions
@@ -37,7 +37,8 @@ def metrics(authority: Any) -> Metrics:
     """Metrics of a daemon with one model and one plugin, after one of everything."""
     metrics = Metrics()
     registry = AnalyzerRegistry([LoadedPlugin(PluginRecord("dla", "lensd-dla", "1", PluginStatus.ACTIVE))])
-    status = ModelStatus("tiny", "dir:/t", ModelState.RESIDENT, resident_bytes=9, leases=2)
+    replicas = (ReplicaStatus(ModelState.RESIDENT, "cuda:0"), ReplicaStatus(ModelState.LOADING))
+    status = ModelStatus("tiny", "dir:/t", ModelState.RESIDENT, resident_bytes=9, leases=2, replicas=replicas)
     metrics.registry.register(ModelCollector(lambda: [status]))
     metrics.registry.register(ResidentCollector(definitions.MODEL_HOOKS, lambda: {"tiny": 0}))
     metrics.registry.register(ResidentCollector(definitions.MODEL_KEPT, lambda: {"tiny": 0}))

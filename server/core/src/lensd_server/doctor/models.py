@@ -20,6 +20,7 @@ def examine_models(settings: Settings, schemes: Collection[str]) -> Iterator[Fin
     """One finding a model. ``schemes`` are those of plugins' sources, which only the plugin understands."""
     yield _embedded(settings)
     for name, model in settings.models.items():
+        yield from _replicas(name, model)
         if model.source == EMBEDDED_SOURCE:
             continue
         what = f"model {name}"
@@ -61,12 +62,7 @@ def _embedded(settings: Settings) -> Finding:
 def _device(what: str, model: ModelSettings) -> Finding | None:
     if not model.device.startswith("cuda"):
         return None
-    try:
-        import torch
-
-        there = torch.cuda.device_count()
-    except Exception:  # a torch that does not work is reported by itself
-        there = 0
+    there = _gpus()
     if int(model.device.partition(":")[2] or 0) < there:
         return None
     return Finding(
@@ -75,6 +71,32 @@ def _device(what: str, model: ModelSettings) -> Finding | None:
         f"device {model.device} is not there; this machine has {there} CUDA devices",
         "choose another device, `auto` takes what there is; in a container, check that GPUs are passed to it",
     )
+
+
+def _replicas(name: str, model: ModelSettings) -> Iterator[Finding]:
+    """A note when they are more than the devices they may be on."""
+    gpus = _gpus()
+    any_gpu = model.device in ("auto", "cuda") and gpus > 0
+    devices, where = (gpus, f"{gpus} GPUs") if any_gpu else (1, "one device")
+    if model.replicas <= devices:
+        return
+    if model.device == "cpu" or (model.device == "auto" and not gpus):
+        where = "one CPU, where they take turns on the same cores"
+    yield Finding(
+        f"replicas of {name}",
+        Verdict.NOTE,
+        f"{model.replicas} replicas on {where}: each needs memory of its own, and little or nothing gets faster",
+        f"set models.{name}.replicas = {devices}",
+    )
+
+
+def _gpus() -> int:
+    try:
+        import torch
+
+        return torch.cuda.device_count()
+    except Exception:  # a torch that does not work is reported by itself
+        return 0
 
 
 def _source(what: str, source: str, schemes: Collection[str]) -> Finding:

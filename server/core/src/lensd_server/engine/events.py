@@ -34,8 +34,20 @@ class Priority(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One replica of a model. ``device`` is empty while none is chosen, ``problem`` says why it is not there."""
+
+    state: ModelState
+    device: str = ""
+    leases: int = 0
+    problem: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """A configured model as an operator sees it; sizes are zero until it is resident."""
+    """A configured model as an operator sees it: the state of its best replica, sizes and leases of all
+    together. Sizes are zero until one is resident."""
 
     name: str
     source: str
@@ -57,6 +69,8 @@ class ModelStatus:
     anatomy: Anatomy | None = None
     queued_rows: int = 0
     queued_tokens: int = 0
+    #: As many as are configured, whether they are in memory or not.
+    replicas: tuple[ReplicaStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 import torch
 
-from lensd_api import Draining, Internal, LensdError, UnknownModel
+from lensd_api import Draining, Internal, LensdError
 from lensd_server.engine.admission import Admission
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.turn import Turn
@@ -30,7 +30,7 @@ from lensd_server.engine.events import (
     Progress,
 )
 from lensd_server.engine.loop import AnalysisLoop
-from lensd_server.engine.models.residency import Residency, ResidentModel
+from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.performing import Performer, why_cancelled
 from lensd_server.engine.running import Analysis
@@ -215,8 +215,9 @@ class LocalExecutor:
 
     def _reducing(self) -> list[tuple[Ticket, float]]:
         """Whose code is on a device thread, and since when."""
-        residents = (self._residency.resident(name) for name in self._residency.names)
-        found = (resident.batcher.reducing for resident in residents if resident is not None)
+        names = self._residency.names
+        residents = (resident for name in names for resident in self._residency.residents(name))
+        found = (resident.batcher.reducing for resident in residents)
         return [reducing for reducing in found if reducing is not None]
 
     def _stuck(self, found: Stuck) -> None:
@@ -245,26 +246,18 @@ class LocalExecutor:
 
     def _standing(self, analysis: Analysis) -> Progress | None:
         """How an analysis stands that only waits: for others whose rows have their turn before."""
-        resident = self._resident(analysis)
-        waiting, running = (0, 0) if resident is None else resident.batcher.standing(analysis.ticket)
+        waiting, running = analysis.standing()
         if running or not waiting:
             return None
         return Progress(stage="queued", done=0.0, total=float(waiting), unit="rows")
 
-    def _resident(self, analysis: Analysis) -> ResidentModel | None:
-        try:
-            return self._residency.resident(analysis.model) if analysis.model else None
-        except UnknownModel:
-            return None
-
     def _describe(self, analysis: Analysis) -> RunningAnalysis:
-        resident = self._resident(analysis)
         return RunningAnalysis(
             request_id=analysis.request.request_id,
             analyzer=analysis.analyzer,
             model=analysis.model,
             age_s=time.monotonic() - analysis.started,
-            pending_rows=0 if resident is None else sum(resident.batcher.standing(analysis.ticket)),
+            pending_rows=sum(analysis.standing()),
             peer=analysis.request.peer,
             identity=analysis.request.identity,
         )

@@ -104,7 +104,8 @@ class Performer:
             require(needs, resident.loaded.card.anatomy, model)
             if not analysis.cost.tokens:  # only a model in memory can tell
                 await self._reserve(analysis, registered, params, resident)
-            await self._driver.drive(analysis, registered, params, resident)
+            with analysis.on(resident.batcher):
+                await self._driver.drive(analysis, registered, params, resident)
             self._admission.succeeded(analysis)
             return resident.loaded.card.revision
 

@@ -26,6 +26,7 @@ from lensd_api import (
     Unauthenticated,
     Unavailable,
 )
+from lensd_server.engine.batching.batcher import Batcher
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.channel import Channel
 from lensd_server.engine.device import is_out_of_memory
@@ -70,7 +71,23 @@ class Analysis:
     admitted: bool = False
     #: What it is counted for; nothing until its model can tell.
     cost: Cost = field(default_factory=Cost)
+    #: Runs its rows, while it holds a replica of its model.
+    batcher: Batcher | None = None
     started: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def on(self, batcher: Batcher) -> Iterator[None]:
+        """While its rows run there."""
+        self.batcher = batcher
+        try:
+            yield
+        finally:
+            self.batcher = None
+
+    def standing(self) -> tuple[int, int]:
+        """How many of its rows wait, and run."""
+        batcher = self.batcher
+        return (0, 0) if batcher is None else batcher.standing(self.ticket)
 
     def record(self, outcome: str = "") -> AnalysisRecord:
         """What observers are told."""

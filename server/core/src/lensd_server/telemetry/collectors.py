@@ -24,16 +24,19 @@ class ModelCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """One family each, with every configured model in it."""
         state = definitions.MODEL_STATE.family()
+        replicas = definitions.MODEL_REPLICAS.family()
         resident = definitions.MODEL_RESIDENT.family()
         leases = definitions.MODEL_LEASES.family()
         waiting = definitions.MODEL_WAITING.family()
         for status in self._statuses():
             for candidate in ModelState:
                 state.add_metric((status.name, candidate.value), float(candidate is status.state))
+            there = sum(replica.state is ModelState.RESIDENT for replica in status.replicas)
+            replicas.add_metric((status.name,), there)
             resident.add_metric((status.name,), status.resident_bytes)
             leases.add_metric((status.name,), status.leases)
             waiting.add_metric((status.name,), status.waiting)
-        return (state, resident, leases, waiting)
+        return (state, replicas, resident, leases, waiting)
 
 
 class MemoryCollector(Collector):

@@ -178,8 +178,13 @@ MODEL_EVICTIONS = CounterDefinition(
     "Evictions to make room: idle, or in its turn while others waited for it.",
     ("model", "reason"),
 )
-MODEL_STATE = GaugeDefinition("lensd_model_state", "1 for the state the model is in.", ("model", "state"))
-MODEL_RESIDENT = GaugeDefinition("lensd_model_resident_bytes", "Bytes the model's weights occupy.", _MODEL)
+MODEL_STATE = GaugeDefinition(
+    "lensd_model_state", "1 for the state the model is in: that of its best replica.", ("model", "state")
+)
+MODEL_REPLICAS = GaugeDefinition("lensd_model_replicas", "Copies of the model that are resident.", _MODEL)
+MODEL_RESIDENT = GaugeDefinition(
+    "lensd_model_resident_bytes", "Bytes the model's weights occupy, those of all replicas.", _MODEL
+)
 MODEL_KEPT = GaugeDefinition(
     "lensd_model_kept_bytes",
     "Keys, values and captures kept between batches of rows that are read in several steps.",

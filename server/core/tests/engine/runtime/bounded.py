@@ -76,6 +76,8 @@ class SizedLoader:
         self.really: dict[str, int] = {}
         self.gate = threading.Condition()
         self.held: set[str] = set()
+        #: What the files of a model are, where they were changed.
+        self.revisions: dict[str, str] = {}
         self.inside: set[str] = set()
         #: Keeps the weights of every model alive, as a plugin that does not let go would.
         self.hoard: list[nn.Module] | None = None
@@ -100,7 +102,7 @@ class SizedLoader:
         report("verify", 0.7)
         if self.hoard is not None:
             self.hoard.append(module)
-        card = SimpleNamespace(revision=f"{name}-{self.loads[name]}", dtype="float32", anatomy=None)
+        card = SimpleNamespace(revision=self.revisions.get(name, name), dtype="float32", anatomy=None)
         return LoadedModel(
             card=cast("Any", card),
             model=cast("Any", SimpleNamespace(module=module)),
@@ -154,15 +156,21 @@ class Bounded:
         devices: FakeDevices | None = None,
         pinned: tuple[str, ...] = (),
         on: Mapping[str, str] | None = None,
+        replicas: Mapping[str, int] | None = None,
         clock: Callable[[], float] | None = None,
         **limits: Any,
     ) -> None:
         self.devices = devices or FakeDevices("cpu")
         self.loader = SizedLoader(self.devices, sizes)
         self.noting = Noting()
-        placed = on or {}
+        placed, copies = on or {}, replicas or {}
         models = {
-            name: ModelSettings(source=f"dir:/{name}", pin=name in pinned, device=placed.get(name, "auto"))
+            name: ModelSettings(
+                source=f"dir:/{name}",
+                pin=name in pinned,
+                device=placed.get(name, "auto"),
+                replicas=copies.get(name, 1),
+            )
             for name in sizes
         }
         bounds = LimitSettings(**{"memory_bytes": budget, "min_residency_s": 0.0, **limits})
@@ -181,7 +189,7 @@ class Bounded:
         async with self.residency.lease(name) as model:
             for _ in range(turns):
                 await asyncio.sleep(0)
-                assert self.residency.resident(name) is model, "a leased model was taken away"
+                assert model in self.residency.residents(name), "a leased model was taken away"
 
     def close(self) -> None:
         for name in tuple(self.loader.held):

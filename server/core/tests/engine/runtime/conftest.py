@@ -227,9 +227,10 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         observers: Observers | None = None,
         heartbeat_s: float = 10.0,
         devices: Any = None,
+        replicas: int = 1,
         **limits: Any,
     ) -> Rig:
-        configured = {name: ModelSettings(source=f"tiny:{name}") for name in models}
+        configured = {name: ModelSettings(source=f"tiny:{name}", replicas=replicas) for name in models}
         bounds = LimitSettings(**limits)
         residency = Residency(
             configured, loader or CachedLoader(), bounds, devices=devices, observers=observers

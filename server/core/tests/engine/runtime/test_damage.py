@@ -9,12 +9,14 @@ import pytest
 
 from lensd_api import Capture, PluginFailure, Reduce, Row, Site, Unavailable
 from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.handle import AsyncHandle
 from lensd_server.engine.models.loading import LoadedModel
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.models.slot import ResidentModel
 from lensd_server.settings import ModelSettings
+from lensd_server.tiny_engine import TinyLoader
 
 ROWS = [Row((1, 2, 3))]
 
@@ -25,10 +27,13 @@ class Loader:
     def __init__(self, tiny: Callable[[str], LoadedModel]) -> None:
         self.tiny, self.loads = tiny, 0
         self.again = threading.Event()
+        self.several = TinyLoader(Turn())
 
     def load(self, name: str, settings: ModelSettings, report: Any, claim: Any) -> LoadedModel:
         self.loads += 1
         assert self.loads == 1 or self.again.wait(60)
+        if settings.replicas > 1:  # each with weights of its own
+            return self.several.load(name, ModelSettings(source="tiny:llama"), report)
         return self.tiny("llama")
 
 
@@ -47,6 +52,7 @@ def residency(loader: Loader, blamed: list[tuple[str, str]]) -> Iterator[Residen
     models = {
         "lazy": ModelSettings(source="dir:/lazy"),
         "eager": ModelSettings(source="dir:/eager", preload=True),
+        "twice": ModelSettings(source="dir:/twice", replicas=2),
     }
     made = Residency(models, loader, when_damaged=lambda *names: blamed.append(names))
     yield made
@@ -173,3 +179,25 @@ async def test_damage_by_an_analysis_that_was_given_up_frees_the_model_too(
     go.set()
     await until(residency, "lazy", ModelState.COLD)
     assert residency.resident("lazy") is None
+
+
+async def test_a_damaged_replica_leaves_the_other_serving(residency: Residency, loader: Loader) -> None:
+    loader.again.set()
+    async for _ in residency.load("twice"):
+        pass
+    async with residency.lease("twice") as model:
+        await damage(model)
+        assert residency.status("twice").state is ModelState.RESIDENT
+        assert await answer(residency, "twice") is not None
+        async with residency.lease("twice") as other:
+            assert other is not model
+    await until_gone(residency, model)
+    assert len(residency.residents("twice")) == 1
+
+
+async def until_gone(residency: Residency, model: ResidentModel) -> None:
+    """Returns once ``model`` is not in memory any more, as a watcher sees it."""
+    async with asyncio.timeout(60):
+        async for _ in residency.watch():
+            if model not in residency.residents("twice"):
+                return

@@ -102,7 +102,7 @@ async def test_a_model_on_a_broken_device_is_refused_and_the_process_told(make_r
     async with rig.residency.lease("llama"):
         pass
     rig.residency._loads._lose(
-        rig.residency._shelf.slot("llama"), DeviceLost("broken", metadata={"device": "cuda:0"})
+        rig.residency._shelf.model("llama").slots[0], DeviceLost("broken", metadata={"device": "cuda:0"})
     )
     assert rig.residency.status("llama").state is ModelState.FAILED
     with pytest.raises(DeviceLost):

@@ -463,12 +463,13 @@ async def test_five_hundred_requests_alternate_in_a_budget_for_one_and_a_half(ma
     assert [bounded.residency.leases(name) for name in "ab"] == [0, 0]
 
 
+@pytest.mark.parametrize("replicas", [{}, {"c": 2, "d": 3}], ids=["one each", "replicas"])
 @pytest.mark.parametrize("seed", range(6))
 async def test_whatever_callers_and_loads_do_everybody_ends_and_nothing_is_left(
-    make: Make, seed: int
+    make: Make, seed: int, replicas: dict[str, int]
 ) -> None:
     sizes = {"a": 100, "b": 90, "c": 60, "d": 40, "p": 30}
-    bounded = make(sizes=sizes, pinned=("p",), budget=160)
+    bounded = make(sizes=sizes, pinned=("p",), budget=160, replicas=replicas)
     chance = random.Random(seed)
 
     async def caller(number: int) -> None:

@@ -1,10 +1,12 @@
 """Who gets memory next, and which models must go for it.
 
 Claims are served first come, first served on each device they could use. A model goes only when it
-is not pinned, has stayed for its minimum, and nobody holds it; those least recently used go first.
-Pure: decides, and changes nothing. Used under the residency's lock.
+is not pinned, has stayed for its minimum, and nobody holds it; replicas beside which others of their model
+serve go first, then those least recently used. Replicas of a model spread over the devices, and only its
+first one makes others go: a further one takes what is free. Pure: decides, and changes nothing. Used under the residency's lock.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,7 +61,14 @@ class Wait:
     until: float = 0.0
 
 
-Decision = Go | MakeRoom | Wait
+@dataclass(frozen=True, slots=True)
+class Forgo:
+    """There is no room for one more replica of a model that others serve; ``detail`` says how much it lacks."""
+
+    detail: str
+
+
+Decision = Go | MakeRoom | Wait | Forgo
 
 
 def decide(
@@ -76,13 +85,14 @@ def decide(
     LoadFailed when the device's memory is used by others than this server.
     """
     check_budget(claim, room)
+    allowed = _least_shared(claim, slots, room)
     ahead = {
         device: other.slot.name
         for other in claims
         for device in other.needs
         if other.slot.order < claim.slot.order
     }
-    open_to = [device for device in claim.needs if device not in ahead]
+    open_to = [device for device in allowed if device not in ahead]
     if not open_to:
         return Wait(f"{next(iter(ahead.values()))}, which was asked for first")
     fitting = [device for device in open_to if _short_of(claim, device, room) == 0]
@@ -92,9 +102,20 @@ def decide(
     possible = [option for option in options if option is not None]
     if possible:
         return min(possible, key=_rank)
-    if len(open_to) < len(claim.needs):
+    if len(open_to) < len(allowed):
         return Wait(f"{next(iter(ahead.values()))}, which was asked for first")
+    if is_further(claim.slot, slots):
+        return Forgo(_lack(claim, max(allowed, key=lambda device: _left(room, device)), room))
     raise _refusal(claim, room)
+
+
+def is_further(slot: Slot, slots: Sequence[Slot]) -> bool:
+    """Whether another replica of the model of ``slot`` has memory already, or is to have it first."""
+    return any(
+        other.reservation is not None or 0 < other.order < slot.order
+        for other in slots
+        if other.name == slot.name and other is not slot
+    )
 
 
 def check_budget(claim: Claim, room: Room) -> None:
@@ -109,6 +130,23 @@ def check_budget(claim: Claim, room: Room) -> None:
             reason="MODEL_TOO_LARGE",
             metadata={"needed_bytes": str(needed), "budget_bytes": str(budget), "device": device},
         )
+
+
+def _least_shared(claim: Claim, slots: Sequence[Slot], room: Room) -> list[str]:
+    """The devices large enough that hold the fewest replicas of the model already."""
+    shared = Counter(
+        slot.reservation.device
+        for slot in slots
+        if slot.name == claim.slot.name and slot.reservation is not None
+    )
+    budgets = {device: room.budget(device) for device in claim.needs}
+    large = [
+        device
+        for device, needed in claim.needs.items()
+        if (budget := budgets[device]) is None or needed <= budget
+    ]
+    fewest = min(shared[device] for device in large)
+    return [device for device in large if shared[device] == fewest]
 
 
 def _short_of(claim: Claim, device: str, room: Room) -> int:
@@ -134,14 +172,14 @@ def _option(
         return Wait(FREEING)
     if room.missing(device, claim.needs[device]) == 0 and now - freed_at < SETTLE_S:
         return Wait(FREEING)
-    may_go = [
-        slot for slot in here if slot.resident is not None and not slot.unloading and not slot.settings.pin
-    ]
     victims: list[Slot] = []
-    for slot in sorted(may_go, key=lambda slot: (slot.stays_until > now, slot.leases > 0, slot.last_used)):
-        if short > 0 and slot.reservation is not None:
-            victims.append(slot)
-            short -= slot.reservation.size
+    if not is_further(claim.slot, slots):
+        may_go = [s for s in here if s.resident is not None and not s.unloading and not s.settings.pin]
+        while short > 0 and may_go:
+            victim = min(may_go, key=lambda slot: _dearness(slot, victims, slots, now))
+            may_go.remove(victim)
+            victims.append(victim)
+            short -= 0 if victim.reservation is None else victim.reservation.size
     if short > 0:
         return Wait("another load to end") if any(not r.loaded for r in reservations) else None
     until = max(slot.stays_until for slot in victims)
@@ -149,6 +187,25 @@ def _option(
         kept = [slot for slot in victims if slot.stays_until > now]
         return Wait(f"{_names(kept)}, which stays for {until - now:.1f} s more", until)
     return MakeRoom(device, tuple(victims))
+
+
+def _dearness(
+    slot: Slot, victims: Sequence[Slot], slots: Sequence[Slot], now: float
+) -> tuple[bool, bool, bool, float]:
+    """The less, the sooner it goes, when ``victims`` go as well."""
+    is_last = not any(
+        other.serves and other.name == slot.name and other is not slot and other not in victims
+        for other in slots
+    )
+    return slot.stays_until > now, slot.leases > 0, is_last, slot.last_used
+
+
+def _lack(claim: Claim, device: str, room: Room) -> str:
+    needed = claim.needs[device]
+    return (
+        f"no room for one more replica, for which nothing is evicted: it needs {needed} bytes on {device} and "
+        f"lacks {_short_of(claim, device, room)}"
+    )
 
 
 def _rank(option: MakeRoom | Wait) -> tuple[int, float]:

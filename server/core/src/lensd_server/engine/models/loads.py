@@ -1,4 +1,4 @@
-"""How models come into memory and leave it: each load has a thread of its own.
+"""How replicas of models come into memory and leave it: each load has a thread of its own.
 
 Invariant: however a load ends, its reservation is a model's or over, and everybody who waited has a lease
 or an error.
@@ -19,13 +19,17 @@ from lensd_server.engine.events import ModelState
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.models.devices import OffersDevices
 from lensd_server.engine.models.loading import ClaimMemory, LoadedModel, Report
-from lensd_server.engine.models.memory_line import MemoryLine
-from lensd_server.engine.models.slot import ResidentModel, Shelf, Slot
+from lensd_server.engine.models.memory_line import MemoryLine, NoRoomForAnother
+from lensd_server.engine.models.shelf import ConfiguredModel, Shelf
+from lensd_server.engine.models.slot import ResidentModel, Slot
 from lensd_server.engine.observers import Observers
 from lensd_server.settings import LimitSettings, ModelSettings
 
 #: After n failures in a row a model is not tried again by itself for 2^n seconds, at most this long.
 MAX_BACKOFF_S = 300.0
+
+#: How long no room is looked for again after one more replica found none.
+ROOM_AGAIN_S = 30.0
 
 #: How long :meth:`Loads.close` waits for a load that is under way.
 LOAD_END_S = 5.0
@@ -66,6 +70,17 @@ class Loads:
         self._orders = itertools.count(1)
         self._closed = False
 
+    def want(self, model: ConfiguredModel) -> None:
+        """Somebody waits for ``model``: its best replica gets a place in the line. Locked."""
+        self.ask(model.best)
+
+    def expand(self, model: ConfiguredModel) -> None:
+        """All replicas that serve are in use: one more is loaded if it is configured and has room. Locked."""
+        slot = model.spare(self._clock())
+        if slot is not None:
+            slot.ordered = True
+            self.ask(slot)
+
     def ask(self, slot: Slot) -> None:
         """Somebody wants ``slot``: it gets a place in the line, and a thread where it has none. Locked."""
         slot.order = slot.order or next(self._orders)
@@ -84,9 +99,8 @@ class Loads:
         device.release()
         with self._shelf.changed:
             self.line.freed_at = self._clock()
-            slot.state, slot.yields_to, slot.detail = ModelState.COLD, "", ""
-            if slot.wanted:
-                self.ask(slot)
+            slot.state, slot.yields_to, slot.detail = ModelState.COLD, None, ""
+            self._ask_again(slot)
         self._shelf.notify(slot)
 
     def free_unheld(self, slot: Slot) -> None:
@@ -104,7 +118,7 @@ class Loads:
         with self._shelf.changed:
             self._closed = True
             self._shelf.changed.notify_all()
-        for slot in self._shelf.slots.values():
+        for slot in self._shelf.slots:
             if slot.loading is not None:
                 slot.loading.join(LOAD_END_S)
             with self._shelf.changed:
@@ -136,18 +150,23 @@ class Loads:
 
         error: LensdError | None = None
         model: ResidentModel | None = None
-        outcome = "ok"
+        outcome, no_room = "ok", ""
         try:
             loaded = self._loader.load(slot.name, slot.settings, report, claim)
+            self._check_same(slot, loaded)
             model = ResidentModel(loaded, self._batcher(slot, loaded))
         except _Unwanted:
             outcome = "cancelled"
+        except NoRoomForAnother as lack:
+            outcome, no_room = "cancelled", str(lack)
         except BaseException as fault:  # transformers, a plugin's source, the disk: a load fails alone
             outcome, error = "failed", _explain(slot, fault)
         # The fault is forgotten by now, and with it the frames that held what was half loaded.
         took = self._clock() - started - waited
         if model is not None:
             self._serve(slot, model, took)
+        elif no_room:
+            self._forgo(slot, no_room)
         else:
             self._give_up(slot, error)
         self._observers.load_finished(slot.name, outcome, took)
@@ -156,6 +175,17 @@ class Loads:
     def _check_wanted(self, slot: Slot) -> None:
         if self._closed or slot.unloading or not slot.wanted:
             raise _Unwanted
+
+    def _check_same(self, slot: Slot, loaded: LoadedModel) -> None:
+        """Raises LoadFailed when the replicas would not be the same model."""
+        with self._shelf.changed:
+            residents = self._shelf.model(slot.name).residents
+            if any(other.loaded.card.revision != loaded.card.revision for other in residents):
+                raise LoadFailed(
+                    f"the checkpoint of model {slot.name} was changed since another replica of it was loaded; "
+                    "unload the model and load it again",
+                    reason="CHECKPOINT_CHANGED",
+                )
 
     def _batcher(self, slot: Slot, loaded: LoadedModel) -> Batcher:
         own = slot.settings.max_cache_bytes
@@ -191,7 +221,7 @@ class Loads:
         self._when_damaged(analyzer, slot.name)
         with self._shelf.changed:
             if slot.resident is not None:
-                slot.state, slot.yields_to = ModelState.DRAINING, ""
+                slot.state, slot.yields_to = ModelState.DRAINING, None
                 slot.damage = (
                     f"analyzer {analyzer} wrote into its weights: it is loaded anew once nobody holds it"
                 )
@@ -241,29 +271,55 @@ class Loads:
         with self._shelf.changed:
             slot.stage, slot.detail = "", ""
             if error is None:
-                slot.state = ModelState.COLD
+                slot.state, slot.order = ModelState.COLD, 0
                 if self._closed or slot.unloading:
                     slot.refuse(
                         Draining(f"model {slot.name} was unloaded while it loaded", retry_after_s=1.0)
                     )
-                elif slot.wanted:  # somebody came after it was given up
-                    slot.order = 0
-                    self.ask(slot)
-                else:
-                    slot.order = 0
+                else:  # somebody may have come after it was given up
+                    self._ask_again(slot)
                 return
             self._fail(slot, error)
         if isinstance(error, DeviceLost):
             self._when_lost(f"{error.metadata['device']} failed while model {slot.name} was loaded")
 
+    def _forgo(self, slot: Slot, lack: str) -> None:
+        """There was no room for one more replica: the others do without it for a while."""
+        _log.info("no room for one more replica", model=slot.name, problem=lack)
+        with self._shelf.changed:
+            slot.state, slot.stage, slot.detail, slot.order = ModelState.COLD, "", "", 0
+            if self._shelf.model(slot.name).is_hopeless and slot.wanted:
+                self.ask(slot)  # the others are gone meanwhile: it is the first one now
+            else:
+                slot.ordered, slot.problem, slot.retry_at = False, lack, self._clock() + ROOM_AGAIN_S
+
+    def _ask_again(self, slot: Slot) -> None:
+        """Nothing is in ``slot`` any more: it is asked for if it was ordered, or its model is waited for. Locked."""
+        if slot.ordered:
+            self.ask(slot)
+        elif slot.waiters:
+            self.want(self._shelf.model(slot.name))
+
     def _fail(self, slot: Slot, error: LensdError) -> None:
-        """Says why it does not serve, and when it may be tried again. Locked."""
+        """Says why it does not serve, and when it may be tried again. Locked.
+
+        Unless other replicas serve, or will, that goes for all of them: they would fail alike.
+        """
+        self._mark_failed(slot, error)
+        model = self._shelf.model(slot.name)
+        if model.is_hopeless:
+            for other in model.slots:
+                if other.state is ModelState.COLD:
+                    self._mark_failed(other, error)
+            model.refuse(error)
+
+    def _mark_failed(self, slot: Slot, error: LensdError) -> None:
         slot.failures += 1
         slot.retry_at = self._clock() + min(MAX_BACKOFF_S, 2.0**slot.failures)
         if isinstance(error, DeviceLost):
             slot.retry_at = float("inf")
         slot.state, slot.problem, slot.error = ModelState.FAILED, error.message, again(error)
-        slot.refuse(error)
+        slot.order, slot.ordered = 0, False
 
 
 def _explain(slot: Slot, fault: BaseException) -> LensdError:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from lensd_server.engine.events import ModelState
-from lensd_server.engine.models.claims import FREEING, Claim, Go, MakeRoom, Wait, check_budget, decide
+from lensd_server.engine.models.claims import FREEING, Claim, Forgo, Go, MakeRoom, Wait, check_budget, decide
 from lensd_server.engine.models.devices import OffersDevices
 from lensd_server.engine.models.pace import EvictionPace
 from lensd_server.engine.models.room import Room
-from lensd_server.engine.models.slot import ResidentModel, Shelf, Slot
+from lensd_server.engine.models.shelf import Shelf
+from lensd_server.engine.models.slot import ResidentModel, Slot
 from lensd_server.engine.observers import Observers
 from lensd_server.settings import LimitSettings
 
@@ -21,6 +22,10 @@ from lensd_server.settings import LimitSettings
 LOOK_S = 0.05
 
 _log = structlog.get_logger("lensd.models")
+
+
+class NoRoomForAnother(Exception):
+    """One more replica of a model that serves has no room, and nothing goes for it; the text says so."""
 
 
 class MemoryLine:
@@ -47,7 +52,7 @@ class MemoryLine:
         """Waits until the bytes that ``slot`` needs are free on one of the devices, and sets them aside there.
 
         ``check_wanted`` is called now and then, under the lock, and raises to give the wait up. Raises
-        what :func:`lensd_server.engine.models.claims.decide` does.
+        NoRoomForAnother, and what :func:`lensd_server.engine.models.claims.decide` does.
         """
         claim = Claim(slot, needs)
         with self._shelf.changed:
@@ -69,10 +74,13 @@ class MemoryLine:
         slot, victim, mine = claim.slot, None, list[ResidentModel]()
         with self._shelf.changed:
             check_wanted()
-            slots = list(self._shelf.slots.values())
+            slots = self._shelf.slots
             decision = decide(claim, self._claims, slots, self.room, self._clock(), self.freed_at)
+            if isinstance(decision, Forgo):
+                raise NoRoomForAnother(decision.detail)
             self._let_stay(slot, decision.victims if isinstance(decision, MakeRoom) else ())
             if isinstance(decision, Go):
+                self._note_sharing(slot, decision.device)
                 slot.reservation = self.room.reserve(decision.device, claim.needs[decision.device])
                 return decision.device
             if isinstance(decision, MakeRoom):
@@ -94,17 +102,29 @@ class MemoryLine:
         """Stops giving leases to the victims; answers one that can go at once. Locked."""
         for victim in decision.victims:
             if victim.state is ModelState.RESIDENT:
-                victim.state, victim.yields_to = ModelState.DRAINING, slot.name
+                victim.state, victim.yields_to = ModelState.DRAINING, slot
                 self._shelf.notify(victim)
         return next((victim for victim in decision.victims if victim.leases == 0), None)
 
     def _let_stay(self, slot: Slot, victims: tuple[Slot, ...]) -> None:
         """Whatever was to go for ``slot`` and need not after all serves again. Locked."""
-        for other in self._shelf.slots.values():
-            if other.yields_to == slot.name and other.resident is not None and other not in victims:
-                other.state, other.yields_to = ModelState.RESIDENT, ""
+        for other in self._shelf.slots:
+            if other.yields_to is slot and other.resident is not None and other not in victims:
+                other.state, other.yields_to = ModelState.RESIDENT, None
                 other.grant(self._clock())
                 self._shelf.notify(other)
+
+    def _note_sharing(self, slot: Slot, device: str) -> None:
+        """Warns when another replica of the model is on ``device`` already. Locked."""
+        others = (other.reservation for other in self._shelf.slots if other.name == slot.name)
+        if any(reservation is not None and reservation.device == device for reservation in others):
+            _log.warning(
+                "replicas share a device",
+                model=slot.name,
+                device=device,
+                hint="each needs its own memory, and they share what the device computes; set replicas to "
+                "the number of devices",
+            )
 
     def _note_wait(self, slot: Slot, decision: MakeRoom | Wait) -> bool:
         """Says what is waited for; whether that is news. Locked."""

@@ -1,7 +1,8 @@
 """Which models are in memory, who holds them, and how they come and go.
 
+A model has one replica, or as many as are configured, each in a life of its own:
 ``COLD -> LOADING -> RESIDENT -> DRAINING -> COLD``, and ``FAILED`` with a back-off. Invariants: a model
-with a lease is never freed, and what is in memory stays within each device's budget. Safe to use from
+that is held is never freed, and what is in memory stays within each device's budget. Safe to use from
 any thread and any event loop.
 """
 
@@ -9,13 +10,15 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 from lensd_api import Draining, Exhausted, LoadFailed
 from lensd_server.engine.device import Devices
 from lensd_server.engine.events import DeviceMemory, LoadStep, ModelState, ModelStatus, Warned
 from lensd_server.engine.models.devices import OffersDevices
 from lensd_server.engine.models.loads import Loads, LoadsModels, again
-from lensd_server.engine.models.slot import ResidentModel, Shelf, Slot, Waiter
+from lensd_server.engine.models.shelf import ConfiguredModel, Shelf
+from lensd_server.engine.models.slot import ResidentModel, Slot, Waiter
 from lensd_server.engine.observers import Observers
 from lensd_server.engine.wakeup import Wakeup
 from lensd_server.settings import LimitSettings, ModelSettings
@@ -60,21 +63,21 @@ class Residency:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the configured models, sorted."""
-        return tuple(self._shelf.slots)
+        return tuple(self._shelf.models)
 
     def statuses(self) -> list[ModelStatus]:
         """Every configured model, sorted by name."""
-        return [self.status(name) for name in self._shelf.slots]
+        return [self.status(name) for name in self._shelf.models]
 
     def status(self, name: str) -> ModelStatus:
         """One configured model. Raises UnknownModel."""
-        slot = self._shelf.slot(name)
+        model = self._shelf.model(name)
         with self._shelf.changed:
-            return slot.describe()
+            return model.describe()
 
     def memory(self) -> list[DeviceMemory]:
         """Budget and reservations of every device that a configured model may be on."""
-        allowed = {device for slot in self._shelf.slots.values() for device in self._possible(slot)}
+        allowed = {device for model in self._shelf.models.values() for device in self._possible(model)}
         with self._shelf.changed:
             room = self._loads.line.room
             return [
@@ -85,102 +88,122 @@ class Residency:
             ]
 
     def resident(self, name: str) -> ResidentModel | None:
-        """The model if it is in memory. Not a lease: for looking, not for running. Raises UnknownModel."""
-        return self._shelf.slot(name).resident
+        """The replica that the next lease would take, if any is in memory. See :meth:`residents`."""
+        return next(iter(self.residents(name)), None)
+
+    def residents(self, name: str) -> tuple[ResidentModel, ...]:
+        """The replicas in memory. Not leases: for looking, not for running. Raises UnknownModel."""
+        model = self._shelf.model(name)
+        with self._shelf.changed:
+            return model.residents
 
     async def load(self, name: str) -> AsyncGenerator[LoadStep, None]:
-        """Makes ``name`` resident and tells how far that has come; ends when it is.
+        """Makes all replicas of ``name`` resident for which there is room, and tells how far that has come.
 
-        Joins a load that is under way. Leaving early does not stop the load: :meth:`unload` does. Raises
-        UnknownModel, Draining while it is being unloaded, and what the load failed with.
+        Ends when that is done, or failed, and one serves. Joins loads that are under way. Leaving early does
+        not stop them: :meth:`unload` does. Raises UnknownModel, Draining while it is being unloaded, and what
+        the load failed with when no replica serves.
         """
-        slot = self._shelf.slot(name)
+        model = self._shelf.model(name)
         wakeup = Wakeup()
-        slot.watchers.append(wakeup)
+        model.watchers.append(wakeup)
         try:
             with self._shelf.changed:
-                slot.check_not_unloading()
-                before = slot.loads
-                if not slot.serves:
-                    slot.ordered = True
-                    self._loads.ask(slot)
-            self._shelf.notify(slot)
+                model.check_not_unloading()
+                before = model.loads
+                for slot in model.slots:
+                    if not slot.serves:
+                        slot.ordered = True
+                        self._loads.ask(slot)
+            self._shelf.notify(model)
             while True:
                 with self._shelf.changed:
-                    step, error = slot.step(), slot.error
-                    over = slot.serves or slot.loads > before
-                    lost = slot.unloading > 0 or slot.state is ModelState.COLD
-                if error is not None:
-                    raise again(error)
-                if lost and not over:
+                    step, error = model.step_of_order(), model.best.error
+                    over, served = not model.is_ordered, model.serves or model.loads > before
+                if over and not served:
+                    if error is not None:
+                        raise again(error)
                     raise Draining(f"model {name} was unloaded while it loaded", retry_after_s=1.0)
                 yield step
                 if over:
                     return
                 await wakeup.wait()
         finally:
-            slot.watchers.remove(wakeup)
+            model.watchers.remove(wakeup)
 
     async def unload(self, name: str) -> ModelStatus:
         """Waits until nobody holds ``name``, frees it, and answers how it is then.
 
         New leases are refused meanwhile; a load under way is given up. Raises UnknownModel.
         """
-        slot = self._shelf.slot(name)
+        model = self._shelf.model(name)
         wakeup = Wakeup()
-        slot.watchers.append(wakeup)
+        model.watchers.append(wakeup)
         with self._shelf.changed:
-            slot.unloading += 1
+            for slot in model.slots:
+                slot.unloading += 1
         try:
             while True:
                 with self._shelf.changed:
-                    if slot.state in (ModelState.COLD, ModelState.FAILED):
+                    if all(slot.state in (ModelState.COLD, ModelState.FAILED) for slot in model.slots):
                         break
-                    self._drain(slot)
-                self._shelf.notify(slot)
+                    for slot in model.slots:
+                        self._drain(slot)
+                self._shelf.notify(model)
                 await wakeup.wait()
         finally:
-            slot.watchers.remove(wakeup)
-            self._end_unload(slot)
+            model.watchers.remove(wakeup)
+            with self._shelf.changed:
+                for slot in model.slots:
+                    self._end_unload(slot)
+            self._shelf.notify(model)
         return self.status(name)
 
     async def watch(self) -> AsyncGenerator[ModelStatus, None]:
         """The state of every model, then each change; of several quick ones perhaps only the last."""
         wakeup = Wakeup()
-        slots = self._shelf.slots.values()
-        for slot in slots:
-            slot.watchers.append(wakeup)
+        models = self._shelf.models.values()
+        for model in models:
+            model.watchers.append(wakeup)
         seen: dict[str, tuple[object, ...]] = {}
         try:
             while True:
                 for status in self.statuses():
-                    known = (status.state, status.problem, status.revision, status.device, status.detail)
+                    replicas = tuple(replace(replica, leases=0) for replica in status.replicas)
+                    known = (
+                        status.state,
+                        status.problem,
+                        status.revision,
+                        status.device,
+                        status.detail,
+                        replicas,
+                    )
                     if seen.get(status.name) != known:
                         seen[status.name] = known
                         yield status
                 await wakeup.wait()
         finally:
-            for slot in slots:
-                slot.watchers.remove(wakeup)
+            for model in models:
+                model.watchers.remove(wakeup)
 
     @asynccontextmanager
     async def lease(
         self, name: str, tell: Tell | None = None, *, deadline: float | None = None
     ) -> AsyncIterator[ResidentModel]:
-        """Holds ``name`` in memory, loading it first where needed; a load nobody waits for is given up.
+        """Holds the replica of ``name`` that is used least, loading one first where needed; a load nobody waits
+        for is given up. Where all are in use one more is loaded, for those who come later.
 
         ``tell`` hears how far the load is, and when models displace each other too fast. Raises
         UnknownModel, Draining, what the load failed with (at once while the back-off after a failure
         lasts), and Exhausted as soon as ``deadline``, on the residency's clock, leaves no time to wait
         for memory and load.
         """
-        slot = self._shelf.slot(name)
-        waiter = self._enter(slot)
+        model = self._shelf.model(name)
+        waiter = self._enter(model)
         try:
-            model = waiter.model or await self._wait(slot, waiter, tell or _ignore, deadline)
-            yield model
+            yield waiter.model or await self._wait(model, waiter, tell or _ignore, deadline)
         finally:
-            self._leave(slot, waiter)
+            self._leave(model, waiter)
 
     @contextmanager
     def set_aside(self, device: str, size: int) -> Generator[None, None, None]:
@@ -197,36 +220,42 @@ class Residency:
 
     def leases(self, name: str) -> int:
         """How many analyses hold ``name`` now. Raises UnknownModel."""
-        return self._shelf.slot(name).leases
+        return self._shelf.model(name).leases
 
     def close(self) -> None:
         """Gives up loads and ends every device thread; for shutting down, when no analysis is left."""
         self._loads.close()
 
-    def _possible(self, slot: Slot) -> tuple[str, ...]:
+    def _possible(self, model: ConfiguredModel) -> tuple[str, ...]:
         try:
-            return self._devices.candidates(slot.settings.device)
+            return self._devices.candidates(model.settings.device)
         except LoadFailed:  # a device that this machine lacks: its load says so
             return ()
 
-    def _enter(self, slot: Slot) -> Waiter:
+    def _enter(self, model: ConfiguredModel) -> Waiter:
         waiter = Waiter(Wakeup())
         with self._shelf.changed:
-            slot.check_not_unloading()
-            if slot.serves:
-                waiter.model = slot.take(self._clock())
+            model.check_not_unloading()
+            slot = model.least_loaded()
+            if slot is not None:
+                if slot.leases:
+                    self._loads.expand(model)
+                slot.take(waiter, self._clock())
                 return waiter
-            remaining = slot.retry_at - self._clock()
-            if slot.error is not None and remaining > 0:
-                raise again(slot.error, None if math.isinf(remaining) else remaining)
-            slot.waiters.append(waiter)
-            self._loads.ask(slot)
-        self._shelf.notify(slot)
+            best = model.best
+            remaining = best.retry_at - self._clock()
+            if best.error is not None and remaining > 0:
+                raise again(best.error, None if math.isinf(remaining) else remaining)
+            model.waiters.append(waiter)
+            self._loads.want(model)
+        self._shelf.notify(model)
         return waiter
 
-    async def _wait(self, slot: Slot, waiter: Waiter, tell: Tell, deadline: float | None) -> ResidentModel:
+    async def _wait(
+        self, model: ConfiguredModel, waiter: Waiter, tell: Tell, deadline: float | None
+    ) -> ResidentModel:
         told: LoadStep | None = None
-        slot.watchers.append(waiter.wakeup)
+        model.watchers.append(waiter.wakeup)
         try:
             while True:
                 with self._shelf.changed:
@@ -234,7 +263,7 @@ class Residency:
                         raise again(waiter.error)
                     if waiter.model is not None:
                         break
-                    step, left = slot.step(), self._time_left(slot, deadline)
+                    step, left = model.step(), self._time_left(model.best, deadline)
                 if told is None or (step.stage, step.fraction, step.detail) != (
                     told.stage,
                     told.fraction,
@@ -243,10 +272,10 @@ class Residency:
                     told = step
                     tell(step)
                 if left is not None and left <= 0:
-                    raise self._no_room(slot, step)
+                    raise self._no_room(model.best, step)
                 await waiter.wakeup.wait(left)
         finally:
-            slot.watchers.remove(waiter.wakeup)
+            model.watchers.remove(waiter.wakeup)
         with self._shelf.changed:
             now, pace = self._clock(), self._loads.line.pace
             warning = pace.describe(now) if pace.too_fast(now) else ""
@@ -270,37 +299,38 @@ class Residency:
             retry_after_s=retry_s,
         )
 
-    def _leave(self, slot: Slot, waiter: Waiter) -> None:
+    def _leave(self, model: ConfiguredModel, waiter: Waiter) -> None:
+        moved = True
         with self._shelf.changed:
-            if waiter in slot.waiters:
-                slot.waiters.remove(waiter)
-            elif waiter.model is not None:
+            if waiter in model.waiters:
+                model.waiters.remove(waiter)
+            elif (slot := waiter.slot) is not None:
                 slot.give_back(self._clock())
                 if slot.damage:
                     self._loads.free_unheld(slot)
-            moved = slot.leases == 0
+                moved = slot.leases == 0
         if moved:
-            self._shelf.notify(slot)
+            self._shelf.notify(model)
 
     def _drain(self, slot: Slot) -> None:
         """Refuses whoever waits for ``slot``, and begins to free it as soon as nobody holds it. Locked."""
         if slot.state is ModelState.LOADING:
             slot.refuse(Draining(f"model {slot.name} was unloaded while it loaded", retry_after_s=1.0))
         elif slot.resident is not None:
-            slot.state, slot.yields_to, slot.detail = ModelState.DRAINING, "", "is being unloaded"
+            slot.state, slot.yields_to, slot.detail = ModelState.DRAINING, None, "is being unloaded"
             slot.refuse(Draining(f"model {slot.name} is being unloaded; try again", retry_after_s=1.0))
             self._loads.free_unheld(slot)
 
     def _end_unload(self, slot: Slot) -> None:
-        with self._shelf.changed:
-            slot.unloading -= 1
-            if slot.state is ModelState.FAILED:
-                slot.state, slot.problem, slot.error, slot.failures = ModelState.COLD, "", None, 0
-            # Given up before the model was free: it serves again.
-            if not slot.unloading and slot.state is ModelState.DRAINING and slot.resident is not None:
-                slot.detail = ""
-                slot.state = ModelState.DRAINING if slot.damage else ModelState.RESIDENT
-        self._shelf.notify(slot)
+        """Locked."""
+        slot.unloading -= 1
+        if slot.state in (ModelState.COLD, ModelState.FAILED):
+            slot.state, slot.problem, slot.error, slot.failures = ModelState.COLD, "", None, 0
+            slot.retry_at = 0.0
+        # Given up before the model was free: it serves again.
+        if not slot.unloading and slot.state is ModelState.DRAINING and slot.resident is not None:
+            slot.detail = ""
+            slot.state = ModelState.DRAINING if slot.damage else ModelState.RESIDENT
 
 
 def _ignore(event: LoadStep | Warned) -> None:

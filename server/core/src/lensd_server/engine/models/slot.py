@@ -1,15 +1,14 @@
-"""One configured model: its state, who holds it, who waits for it.
+"""The place of one replica of a model: its state and who holds it.
 
-Everything here is read and written under the lock of the :class:`Shelf`.
+Everything here is read and written under the lock of the shelf (:mod:`.shelf`).
 """
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lensd_api import Draining, LensdError, UnknownModel
+from lensd_api import LensdError
 from lensd_server.engine.batching.batcher import Batcher
-from lensd_server.engine.events import LoadStep, ModelState, ModelStatus
+from lensd_server.engine.events import ModelState, ReplicaStatus
 from lensd_server.engine.models.loading import LoadedModel
 from lensd_server.engine.models.room import Reservation
 from lensd_server.engine.wakeup import Wakeup
@@ -26,30 +25,36 @@ class ResidentModel:
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """Somebody who wants a lease. Gets either ``model``, which is a lease, or ``error``."""
+    """Somebody who wants a lease. Gets either ``model``, held in ``slot``, or ``error``."""
 
     wakeup: Wakeup
     model: ResidentModel | None = None
+    slot: "Slot | None" = None
     error: LensdError | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """Everything about one configured model."""
+    """Everything about one replica. ``waiters`` and ``watchers`` are its model's, shared by its replicas:
+    whoever waits for a model takes the replica that serves first, so nobody waits while one serves.
+
+    Watchers are appended to and removed from on their own loops, copied before use.
+    """
 
     name: str
     settings: ModelSettings
+    waiters: list[Waiter] = field(default_factory=list[Waiter])
+    watchers: list[Wakeup] = field(default_factory=list[Wakeup])
     state: ModelState = ModelState.COLD
     resident: ResidentModel | None = None
     reservation: Reservation | None = None
     leases: int = 0
-    waiters: list[Waiter] = field(default_factory=list[Waiter])
-    #: An operator asked for it, which stands until the load has ended.
+    #: It was asked for whether anybody waits or not, which stands until the load has ended.
     ordered: bool = False
     #: Operators who wait for it to be gone; nobody gets a lease meanwhile.
     unloading: int = 0
-    #: The model it makes room for once its leases have ended; empty when it stays.
-    yields_to: str = ""
+    #: What it makes room for once its leases have ended; ``None`` when it stays.
+    yields_to: "Slot | None" = None
     #: Who wrote into its weights: it goes once its leases have ended. Empty when nobody did.
     damage: str = ""
 
@@ -75,9 +80,6 @@ class Slot:
     failures: int = 0
     retry_at: float = 0.0
 
-    #: Appended to and removed from on their own loops, copied before use.
-    watchers: list[Wakeup] = field(default_factory=list[Wakeup])
-
     @property
     def serves(self) -> bool:
         """Whether new leases are given."""
@@ -93,12 +95,12 @@ class Slot:
         """Whether others must go before it can be loaded."""
         return not self.serves and self.stage in ("wait_memory", "wait_turn")
 
-    def take(self, now: float) -> ResidentModel:
-        """One more lease."""
+    def take(self, waiter: Waiter, now: float) -> None:
+        """One more lease, of ``waiter``."""
         assert self.resident is not None
         self.leases += 1
         self.last_used = now
-        return self.resident
+        waiter.model, waiter.slot = self.resident, self
 
     def give_back(self, now: float) -> None:
         """One lease less."""
@@ -117,78 +119,33 @@ class Slot:
 
     def grant(self, now: float) -> None:
         """It serves: everybody who waited gets a lease, before anybody can take the model away."""
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            waiter.model = self.take(now)
+        for waiter in self._dismiss():
+            self.take(waiter, now)
             waiter.wakeup.set()
         self.order, self.ordered = 0, False
 
     def refuse(self, error: LensdError) -> None:
-        """It will not serve: everybody who waited is told why."""
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
+        """Nothing will serve: everybody who waited is told why."""
+        for waiter in self._dismiss():
             waiter.error = error
             waiter.wakeup.set()
         self.order, self.ordered = 0, False
 
-    def check_not_unloading(self) -> None:
-        """Raises Draining."""
-        if self.unloading:
-            raise Draining(f"model {self.name} is being unloaded; try again", retry_after_s=1.0)
-
-    def step(self) -> LoadStep:
-        """How far its load is."""
-        if self.state is ModelState.DRAINING and self.yields_to:
-            return LoadStep(self.describe(), "wait_turn", 0.0, f"{self.yields_to} is loaded first")
-        if self.damage:
-            return LoadStep(self.describe(), "wait_turn", 0.0, self.damage)
-        return LoadStep(self.describe(), self.stage, self.fraction, self.detail)
-
-    def describe(self) -> ModelStatus:
+    def describe(self) -> ReplicaStatus:
         """What an operator sees."""
-        resident, reservation = self.resident, self.reservation
-        loaded = None if resident is None else resident.loaded
-        rows, tokens = (0, 0) if resident is None else resident.batcher.waiting()
-        detail = f"makes room for {self.yields_to}" if self.yields_to else self.damage or self.detail
-        return ModelStatus(
-            name=self.name,
-            source=self.settings.source,
+        device = self.reservation.device if self.reservation is not None else ""
+        return ReplicaStatus(
             state=self.state,
-            revision="" if loaded is None else loaded.card.revision,
-            device=loaded.device.name if loaded is not None else reservation.device if reservation else "",
-            dtype="" if loaded is None else loaded.card.dtype,
-            resident_bytes=0 if loaded is None else loaded.resident_bytes,
-            reserved_bytes=0 if reservation is None else reservation.size,
-            parameters=0 if loaded is None else loaded.parameters,
+            device=device if self.resident is None else self.resident.loaded.device.name,
             leases=self.leases,
-            waiting=len(self.waiters),
-            pinned=self.settings.pin,
             problem=self.problem,
-            detail=detail if self.state in (ModelState.LOADING, ModelState.DRAINING) else "",
-            anatomy=None if loaded is None else loaded.card.anatomy,
-            queued_rows=rows,
-            queued_tokens=tokens,
+            detail=self._detail() if self.state in (ModelState.LOADING, ModelState.DRAINING) else "",
         )
 
+    def _detail(self) -> str:
+        return f"makes room for {self.yields_to.name}" if self.yields_to else self.damage or self.detail
 
-class Shelf:
-    """All slots, and the lock that guards them. ``changed`` is notified whenever something moves."""
-
-    def __init__(self, models: Mapping[str, ModelSettings]) -> None:
-        self.slots = {name: Slot(name, settings) for name, settings in sorted(models.items())}
-        self.changed = threading.Condition()
-
-    def slot(self, name: str) -> Slot:
-        """Raises UnknownModel."""
-        slot = self.slots.get(name)
-        if slot is None:
-            known = ", ".join(self.slots) or "none"
-            raise UnknownModel(f"no model {name!r} is configured; configured are: {known}")
-        return slot
-
-    def notify(self, slot: Slot) -> None:
-        """Wakes whoever watches ``slot``, and the loads that wait for room."""
-        with self.changed:
-            self.changed.notify_all()
-        for wakeup in tuple(slot.watchers):
-            wakeup.set()
+    def _dismiss(self) -> list[Waiter]:
+        waiters = list(self.waiters)
+        self.waiters.clear()
+        return waiters

@@ -49,6 +49,7 @@ _MODELS = Section(
             (Query(f"increase({select(d.MODEL_LOADS)}[$__rate_interval]) > 0", "{{model}} {{outcome}}"),),
             stacked=True,
             quiet=True,
+            width=6,
         ),
         Panel(
             "Duration of loads",
@@ -56,6 +57,7 @@ _MODELS = Section(
             (Query(quantile(0.9, d.MODEL_LOAD, by=("model",)), "{{model}} 90 %"),),
             unit="s",
             quiet=True,
+            width=6,
         ),
         Panel(
             "Analyses by model",
@@ -63,6 +65,13 @@ _MODELS = Section(
             (Query(rate(d.ANALYSES, 'model!=""', by=("model",)), "{{model}}"),),
             unit="reqps",
             stacked=True,
+            width=6,
+        ),
+        Panel(
+            "Replicas",
+            "Copies in memory; as many as are configured, where there is room for them.",
+            (Query(total(select(d.MODEL_REPLICAS), ("model",)), "{{model}}"),),
+            width=6,
         ),
     ),
 )
