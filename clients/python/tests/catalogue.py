@@ -32,6 +32,7 @@ def tiny_model(state: int = models_pb2.MODEL_STATE_RESIDENT) -> models_pb2.Model
         parameters=300,
         context_length=64,
         anatomy=anatomy,
+        replicas=[models_pb2.Replica(state=state, device="cpu", leases=2)],
     )
 
 

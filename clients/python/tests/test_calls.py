@@ -182,6 +182,7 @@ def test_the_token_goes_with_the_call_and_into_no_repr(fake: Any, new_script: An
 def test_the_catalogue_comes_as_values(lens: L.Client) -> None:
     (model,) = lens.models()
     assert (model.name, model.state, model.resident_bytes) == ("tiny", "resident", 1234)
+    assert model.replicas == (L.Replica("resident", "cpu", 2, "", ""),)
     assert lens.model("tiny").anatomy == {"n_layers": 2}
     (analyzer,) = lens.analyzers()
     assert analyzer.qualified_name == "lensd-dla:dla"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from lensd_client import Client, Quota, RunningAnalysis, ServerInfo
+from lensd_client import Client, Quota, Replica, RunningAnalysis, ServerInfo
 from lensd_client.lensctl import main
 from lensd_proto.v1 import results_pb2
 
@@ -251,6 +251,24 @@ def test_listings_are_json_for_machines(invoke: Invoke, command: str) -> None:
     result = invoke(command, "--json")
     assert result.exit_code == 0
     assert lines_of(result)
+
+
+def test_of_several_replicas_it_shows_where_they_are_and_why_one_is_not(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Client.models
+    replicas = (
+        Replica("resident", "cuda:1", 1, "", ""),
+        Replica("cold", "", 0, "no room", ""),
+        Replica("resident", "cuda:0", 0, "", ""),
+    )
+    monkeypatch.setattr(
+        Client, "models", lambda client: [replace(m, replicas=replicas) for m in found(client)]
+    )
+    _, heads, _, row = invoke("models").stdout.splitlines()[:4]
+    assert "replicas" in heads
+    for text in ("resident", "2 of 3", "cuda:0 cuda:1", "no room"):
+        assert text in row
 
 
 def test_a_caller_without_a_quota_is_told_so(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

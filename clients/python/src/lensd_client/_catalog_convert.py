@@ -29,6 +29,10 @@ def model(message: models_pb2.Model) -> catalog.Model:
         reserved_bytes=message.reserved_bytes,
         waiting=message.waiting,
         detail=message.detail,
+        replicas=tuple(
+            catalog.Replica(model_state(r.state), r.device, r.leases, r.problem, r.detail)
+            for r in message.replicas
+        ),
     )
 
 

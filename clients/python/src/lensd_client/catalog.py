@@ -12,13 +12,26 @@ HealthStatus = Literal["SERVING", "NOT_SERVING", "UNKNOWN", "SERVICE_UNKNOWN"]
 
 
 @dataclass(frozen=True, slots=True)
+class Replica:
+    """One copy of a model. ``device`` is empty while none is chosen; ``problem`` says why it failed or had no
+    room, ``detail`` what it waits for."""
+
+    state: ModelState
+    device: str
+    leases: int
+    problem: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A configured model. Sizes are 0 and texts empty until it is resident.
 
     ``revision`` is the SHA-256 that identifies weights, configuration and tokenizer;
     ``anatomy`` is only there when one model was asked for. ``reserved_bytes`` are set aside for it
     while it loads and is resident, ``waiting`` counts the analyses that wait for it, and ``detail``
-    says what a model that loads or drains waits for.
+    says what a model that loads or drains waits for. ``replicas`` are as many as are configured; the
+    model's state is that of the best of them, bytes and leases are those of all.
     """
 
     name: str
@@ -38,6 +51,7 @@ class Model:
     reserved_bytes: int = 0
     waiting: int = 0
     detail: str = ""
+    replicas: tuple[Replica, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

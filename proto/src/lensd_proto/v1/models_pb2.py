@@ -25,37 +25,39 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lensd/v1/models.proto\x12\x08lensd.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xe9\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.lensd.v1.ModelState\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x16\n\x0eresident_bytes\x18\x08 \x01(\x04\x12\x12\n\nparameters\x18\t \x01(\x04\x12\x16\n\x0e\x63ontext_length\x18\n \x01(\r\x12\x0e\n\x06leases\x18\x0b \x01(\r\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\x12\x0f\n\x07problem\x18\r \x01(\t\x12(\n\x07\x61natomy\x18\x0e \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0ereserved_bytes\x18\x0f \x01(\x04\x12\x0f\n\x07waiting\x18\x10 \x01(\r\x12\x0e\n\x06\x64\x65tail\x18\x11 \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.lensd.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x10GetModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.lensd.v1.Model\" \n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"d\n\x11LoadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.lensd.v1.Model\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.lensd.v1.Model\"\x14\n\x12WatchModelsRequest\"5\n\x13WatchModelsResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.lensd.v1.Model*\xa4\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_STATE_COLD\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_RESIDENT\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xfc\x02\n\x0cModelService\x12G\n\nListModels\x12\x1b.lensd.v1.ListModelsRequest\x1a\x1c.lensd.v1.ListModelsResponse\x12\x41\n\x08GetModel\x12\x19.lensd.v1.GetModelRequest\x1a\x1a.lensd.v1.GetModelResponse\x12\x46\n\tLoadModel\x12\x1a.lensd.v1.LoadModelRequest\x1a\x1b.lensd.v1.LoadModelResponse0\x01\x12J\n\x0bUnloadModel\x12\x1c.lensd.v1.UnloadModelRequest\x1a\x1d.lensd.v1.UnloadModelResponse\x12L\n\x0bWatchModels\x12\x1c.lensd.v1.WatchModelsRequest\x1a\x1d.lensd.v1.WatchModelsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lensd/v1/models.proto\x12\x08lensd.v1\x1a\x1cgoogle/protobuf/struct.proto\"o\n\x07Replica\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.lensd.v1.ModelState\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0e\n\x06leases\x18\x03 \x01(\r\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\x8e\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.lensd.v1.ModelState\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x16\n\x0eresident_bytes\x18\x08 \x01(\x04\x12\x12\n\nparameters\x18\t \x01(\x04\x12\x16\n\x0e\x63ontext_length\x18\n \x01(\r\x12\x0e\n\x06leases\x18\x0b \x01(\r\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\x12\x0f\n\x07problem\x18\r \x01(\t\x12(\n\x07\x61natomy\x18\x0e \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0ereserved_bytes\x18\x0f \x01(\x04\x12\x0f\n\x07waiting\x18\x10 \x01(\r\x12\x0e\n\x06\x64\x65tail\x18\x11 \x01(\t\x12#\n\x08replicas\x18\x12 \x03(\x0b\x32\x11.lensd.v1.Replica\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.lensd.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x10GetModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.lensd.v1.Model\" \n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"d\n\x11LoadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.lensd.v1.Model\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.lensd.v1.Model\"\x14\n\x12WatchModelsRequest\"5\n\x13WatchModelsResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.lensd.v1.Model*\xa4\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_STATE_COLD\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_RESIDENT\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xfc\x02\n\x0cModelService\x12G\n\nListModels\x12\x1b.lensd.v1.ListModelsRequest\x1a\x1c.lensd.v1.ListModelsResponse\x12\x41\n\x08GetModel\x12\x19.lensd.v1.GetModelRequest\x1a\x1a.lensd.v1.GetModelResponse\x12\x46\n\tLoadModel\x12\x1a.lensd.v1.LoadModelRequest\x1a\x1b.lensd.v1.LoadModelResponse0\x01\x12J\n\x0bUnloadModel\x12\x1c.lensd.v1.UnloadModelRequest\x1a\x1d.lensd.v1.UnloadModelResponse\x12L\n\x0bWatchModels\x12\x1c.lensd.v1.WatchModelsRequest\x1a\x1d.lensd.v1.WatchModelsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lensd.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=895
-  _globals['_MODELSTATE']._serialized_end=1059
-  _globals['_MODEL']._serialized_start=66
-  _globals['_MODEL']._serialized_end=427
-  _globals['_LISTMODELSREQUEST']._serialized_start=429
-  _globals['_LISTMODELSREQUEST']._serialized_end=448
-  _globals['_LISTMODELSRESPONSE']._serialized_start=450
-  _globals['_LISTMODELSRESPONSE']._serialized_end=503
-  _globals['_GETMODELREQUEST']._serialized_start=505
-  _globals['_GETMODELREQUEST']._serialized_end=536
-  _globals['_GETMODELRESPONSE']._serialized_start=538
-  _globals['_GETMODELRESPONSE']._serialized_end=588
-  _globals['_LOADMODELREQUEST']._serialized_start=590
-  _globals['_LOADMODELREQUEST']._serialized_end=622
-  _globals['_LOADMODELRESPONSE']._serialized_start=624
-  _globals['_LOADMODELRESPONSE']._serialized_end=724
-  _globals['_UNLOADMODELREQUEST']._serialized_start=726
-  _globals['_UNLOADMODELREQUEST']._serialized_end=760
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=762
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=815
-  _globals['_WATCHMODELSREQUEST']._serialized_start=817
-  _globals['_WATCHMODELSREQUEST']._serialized_end=837
-  _globals['_WATCHMODELSRESPONSE']._serialized_start=839
-  _globals['_WATCHMODELSRESPONSE']._serialized_end=892
-  _globals['_MODELSERVICE']._serialized_start=1062
-  _globals['_MODELSERVICE']._serialized_end=1442
+  _globals['_MODELSTATE']._serialized_start=1045
+  _globals['_MODELSTATE']._serialized_end=1209
+  _globals['_REPLICA']._serialized_start=65
+  _globals['_REPLICA']._serialized_end=176
+  _globals['_MODEL']._serialized_start=179
+  _globals['_MODEL']._serialized_end=577
+  _globals['_LISTMODELSREQUEST']._serialized_start=579
+  _globals['_LISTMODELSREQUEST']._serialized_end=598
+  _globals['_LISTMODELSRESPONSE']._serialized_start=600
+  _globals['_LISTMODELSRESPONSE']._serialized_end=653
+  _globals['_GETMODELREQUEST']._serialized_start=655
+  _globals['_GETMODELREQUEST']._serialized_end=686
+  _globals['_GETMODELRESPONSE']._serialized_start=688
+  _globals['_GETMODELRESPONSE']._serialized_end=738
+  _globals['_LOADMODELREQUEST']._serialized_start=740
+  _globals['_LOADMODELREQUEST']._serialized_end=772
+  _globals['_LOADMODELRESPONSE']._serialized_start=774
+  _globals['_LOADMODELRESPONSE']._serialized_end=874
+  _globals['_UNLOADMODELREQUEST']._serialized_start=876
+  _globals['_UNLOADMODELREQUEST']._serialized_end=910
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=912
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=965
+  _globals['_WATCHMODELSREQUEST']._serialized_start=967
+  _globals['_WATCHMODELSREQUEST']._serialized_end=987
+  _globals['_WATCHMODELSRESPONSE']._serialized_start=989
+  _globals['_WATCHMODELSRESPONSE']._serialized_end=1042
+  _globals['_MODELSERVICE']._serialized_start=1212
+  _globals['_MODELSERVICE']._serialized_end=1592
 # @@protoc_insertion_point(module_scope)

@@ -23,8 +23,22 @@ MODEL_STATE_RESIDENT: ModelState
 MODEL_STATE_DRAINING: ModelState
 MODEL_STATE_FAILED: ModelState
 
+class Replica(_message.Message):
+    __slots__ = ("state", "device", "leases", "problem", "detail")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    state: ModelState
+    device: str
+    leases: int
+    problem: str
+    detail: str
+    def __init__(self, state: _Optional[_Union[ModelState, str]] = ..., device: _Optional[str] = ..., leases: _Optional[int] = ..., problem: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
 class Model(_message.Message):
-    __slots__ = ("name", "source", "state", "revision", "architecture", "device", "dtype", "resident_bytes", "parameters", "context_length", "leases", "pinned", "problem", "anatomy", "reserved_bytes", "waiting", "detail")
+    __slots__ = ("name", "source", "state", "revision", "architecture", "device", "dtype", "resident_bytes", "parameters", "context_length", "leases", "pinned", "problem", "anatomy", "reserved_bytes", "waiting", "detail", "replicas")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +56,7 @@ class Model(_message.Message):
     RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
     name: str
     source: str
     state: ModelState
@@ -59,7 +74,8 @@ class Model(_message.Message):
     reserved_bytes: int
     waiting: int
     detail: str
-    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., revision: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., resident_bytes: _Optional[int] = ..., parameters: _Optional[int] = ..., context_length: _Optional[int] = ..., leases: _Optional[int] = ..., pinned: _Optional[bool] = ..., problem: _Optional[str] = ..., anatomy: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., reserved_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
+    replicas: _containers.RepeatedCompositeFieldContainer[Replica]
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., revision: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., resident_bytes: _Optional[int] = ..., parameters: _Optional[int] = ..., context_length: _Optional[int] = ..., leases: _Optional[int] = ..., pinned: _Optional[bool] = ..., problem: _Optional[str] = ..., anatomy: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., reserved_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., detail: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

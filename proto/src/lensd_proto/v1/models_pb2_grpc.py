@@ -81,15 +81,15 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Makes a model resident and streams how far that has come. Loading one that is
-        resident answers at once. Admin scope.
+        """Makes a model resident, each replica for which there is room, and streams how far that has
+        come. Loading one that is resident answers at once. Fails when no replica serves. Admin scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Lets running analyses end and frees the model's memory. Admin scope.
+        """Lets running analyses end and frees the memory of all replicas. Admin scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

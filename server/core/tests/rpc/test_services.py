@@ -17,7 +17,7 @@ from lensd_api.anatomy import Anatomy, LayerAnatomy, Unit
 from lensd_api.params import BaseParams
 from lensd_api.results import Result
 from lensd_proto.v1 import analyzers_pb2, artifacts_pb2, models_pb2, server_pb2
-from lensd_server.engine.events import ModelState, ModelStatus, RegisteredAnalyzer
+from lensd_server.engine.events import ModelState, ModelStatus, RegisteredAnalyzer, ReplicaStatus
 from lensd_server.plugins import AnalyzerRegistry, PluginRecord, PluginStatus
 from lensd_server.rpc.listeners import SERVICES
 from lensd_server.settings import CallerQuota, QuotaSettings
@@ -74,6 +74,11 @@ async def test_models_are_listed_by_name_and_described_with_their_anatomy(served
         leases=1,
         pinned=True,
         anatomy=anatomy(layer),
+        replicas=(
+            ReplicaStatus(ModelState.RESIDENT, "cuda:0", leases=1),
+            ReplicaStatus(ModelState.COLD, problem="no room"),
+            ReplicaStatus(ModelState.DRAINING, "cuda:1", detail="makes room for b"),
+        ),
     )
     listed = (await stubs.models.ListModels(models_pb2.ListModelsRequest())).models
     assert [m.name for m in listed] == ["other", "tiny"]
@@ -85,6 +90,11 @@ async def test_models_are_listed_by_name_and_described_with_their_anatomy(served
         64,
     )
     assert (model.device, model.pinned, model.resident_bytes) == ("cpu", True, 10)
+    assert [(r.state, r.device, r.leases, r.problem, r.detail) for r in model.replicas] == [
+        (models_pb2.MODEL_STATE_RESIDENT, "cuda:0", 1, "", ""),
+        (models_pb2.MODEL_STATE_COLD, "", 0, "no room", ""),
+        (models_pb2.MODEL_STATE_DRAINING, "cuda:1", 0, "", "makes room for b"),
+    ]
     assert model.anatomy["n_layers"] == 1
     assert model.anatomy["layers"][0]["refused"]["head"] == "no split"
 

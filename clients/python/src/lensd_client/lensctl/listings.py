@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lensd_client.catalog import Analyzer, Limits, Quota
+from lensd_client.catalog import Analyzer, Limits, Model, Quota
 from lensd_client.errors import LensdError
 from lensd_client.heatmap import visible
 from lensd_client.lensctl.app import Failed, Session, json_option
@@ -38,19 +38,37 @@ def models(session: Session, as_json: bool) -> None:
     if as_json:
         _print_all(session, found)
         return
+    several = any(len(m.replicas) > 1 for m in found)
     rows = [
         [
             m.name,
             m.state,
-            f"{m.device} {m.dtype}".strip(),
+            *([_replicas(m)] if several else []),
+            f"{_devices(m)} {m.dtype}".strip(),
             size(m.resident_bytes),
             f"{m.leases} (+{m.waiting} waiting)" if m.waiting else m.leases,
-            m.problem or m.detail or m.source,
+            m.problem or m.detail or _lacking(m) or m.source,
         ]
         for m in found
     ]
-    heads = ["model", "state", "on", "memory", "in use", "source"]
+    heads = ["model", "state", *(["replicas"] if several else []), "on", "memory", "in use", "source"]
     session.out.print(grid(heads, rows))
+
+
+def _replicas(model: Model) -> str:
+    there = sum(replica.state == "resident" for replica in model.replicas)
+    return f"{there} of {len(model.replicas)}"
+
+
+def _devices(model: Model) -> str:
+    """Where its resident replicas are."""
+    there = {replica.device for replica in model.replicas if replica.state == "resident"}
+    return " ".join(sorted(there)) or model.device
+
+
+def _lacking(model: Model) -> str:
+    """Why replicas are not there that are configured."""
+    return "; ".join(sorted({replica.problem for replica in model.replicas if replica.problem}))
 
 
 @click.command()

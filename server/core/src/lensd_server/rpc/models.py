@@ -34,6 +34,16 @@ def to_message(status: ModelStatus, *, with_anatomy: bool = False) -> models_pb2
         pinned=status.pinned,
         problem=status.problem,
         detail=status.detail,
+        replicas=[
+            models_pb2.Replica(
+                state=STATES[replica.state],
+                device=replica.device,
+                leases=replica.leases,
+                problem=replica.problem,
+                detail=replica.detail,
+            )
+            for replica in status.replicas
+        ],
         anatomy=to_struct(describe(anatomy)) if with_anatomy and anatomy else None,
     )
 
