@@ -23,7 +23,7 @@ from lensd_server.settings import LimitSettings, ModelSettings
 class FakeDevice:
     """A device in name only."""
 
-    batch_tokens, cache_bytes, is_cpu = (128, 2048), 1 << 20, True
+    batch_tokens, cache_bytes, is_cpu, longest_wait = (128, 2048), 1 << 20, True, 0.0
 
     def __init__(self, name: str) -> None:
         self.name, self.turn = name, Turn()

@@ -66,16 +66,17 @@ class Batcher:
         self._name, self._model, self._device, self._limits = name, model, device, limits
         self._when_lost = when_lost
         self._observers = observers or Observers()
-        self._execution = BatchExecution(name, model, device, run, clock, when_damaged, self._expect_callers)
         self._clock = clock
         self._changed = threading.Condition()
+        self._gathering = Gathering(limits.longest_wait_s)
+        expect = _expecting(self._gathering, self._changed, clock)
+        self._execution = BatchExecution(name, model, device, run, clock, when_damaged, expect)
         self._queue = RowQueue(limits)
         self._running: list[QueuedRow] = []
         #: Rows and tokens that observers know to wait.
         self._reported = (0, 0)
         self._closed = self._lost = False
         self._pace = Pace(limits.price)
-        self._gathering = Gathering(limits.longest_wait_s)
         self._thread = threading.Thread(target=self._serve, name=f"lensd-device-{name}", daemon=True)
         self._thread.start()
 
@@ -220,13 +221,6 @@ class Batcher:
                 self._changed.wait(patience)
             return len(self._queue) > 0
 
-    def _expect_callers(self, rows: Sequence[QueuedRow]) -> None:
-        """``rows`` have been read and are answered next."""
-        # Where rows go on, whoever comes joins their next step without anybody waiting.
-        goes_on = any(row.take or row.call.grows for row in rows)
-        with self._changed:
-            self._gathering.answers(0 if goes_on else len(rows), self._clock())
-
     def _take(self) -> list[QueuedRow]:
         """Takes the next batch out of the queue, and with it whatever nobody waits for any more."""
         while True:
@@ -340,3 +334,21 @@ class Batcher:
             self._reported = now
         if now != before:
             self._observers.queue_changed(self._name, now[0] - before[0], now[1] - before[1])
+
+
+def _expecting(
+    gathering: Gathering, lock: threading.Condition, clock: Callable[[], float]
+) -> Callable[[Sequence[QueuedRow]], None]:
+    """Tells ``gathering`` of rows that have been read and are answered next.
+
+    Not a method of the batcher: the execution would hold what holds it, and a model that is freed would stay
+    in memory until the garbage of the whole process is collected.
+    """
+
+    def expect(rows: Sequence[QueuedRow]) -> None:
+        # Where rows go on, whoever comes joins their next step without anybody waiting.
+        goes_on = any(row.take or row.call.grows for row in rows)
+        with lock:
+            gathering.answers(0 if goes_on else len(rows), clock())
+
+    return expect
