@@ -14,7 +14,7 @@ from lensd_client import Client, Progress, Warned
 from lensd_client.errors import LensdError
 from tests.e2e.daemon import Daemon, running_daemon
 
-#: Bytes: either of the two fits, with what forwards need at 64 tokens; both do not.
+#: Bytes: either of the two fits, with what forwards need at 64 tokens and with keys and values; both do not.
 BUDGET = 1_200_000
 
 
@@ -34,10 +34,12 @@ def crowded(
         source = "dir:{tiny_folder / "llama"}"
         device = "cpu"
         max_batch_tokens = 64
+        max_cache_bytes = 100_000
         [models.gpt2]
         source = "dir:{tiny_folder / "gpt2"}"
         device = "cpu"
         max_batch_tokens = 64
+        max_cache_bytes = 100_000
         """,
         encoding="utf-8",
     )

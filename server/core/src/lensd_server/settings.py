@@ -193,7 +193,8 @@ class ModelSettings(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     #: Padded tokens a batch may hold; ``None`` lets the engine choose.
     max_batch_tokens: int | None = Field(default=None, ge=1)
-    #: Bytes of keys and values kept for rows that are read in several steps; ``None`` lets the engine choose.
+    #: Bytes of keys and values kept for rows that are read in several steps, part of what the model needs of
+    #: its device's budget; ``None`` lets the engine choose.
     max_cache_bytes: int | None = Field(default=None, ge=0)
 
 

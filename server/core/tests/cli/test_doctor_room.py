@@ -30,7 +30,8 @@ def configured(tmp_path: Path) -> Configured:
 
     def configure(budget: float | None, **models: dict[str, Any]) -> Settings:
         with_source = {
-            name: {"source": f"dir:{folder}", "device": "cpu", **model} for name, model in models.items()
+            name: {"source": f"dir:{folder}", "device": "cpu", "max_cache_bytes": 0, **model}
+            for name, model in models.items()
         }
         limits = {} if budget is None else {"memory_bytes": round(budget * MIB)}
         return Settings.model_validate({"limits": limits, "models": with_source})
@@ -45,6 +46,13 @@ def found(settings: Settings) -> dict[str, Finding]:
 def test_a_model_that_fits_comes_with_both_numbers(configured: Configured) -> None:
     (finding,) = found(configured(12, a={})).values()
     assert (finding.verdict, finding.text) == (Verdict.FINE, f"needs {NEEDED}, of 12.0 MiB")
+
+
+def test_keys_and_values_are_part_of_what_a_model_needs(configured: Configured) -> None:
+    of_its_own = found(configured(12, a={"max_cache_bytes": 2 * MIB}))["a"]
+    assert (of_its_own.verdict, "needs 13.0 MiB on cpu" in of_its_own.text) == (Verdict.BROKEN, True)
+    usual = found(configured(16, a={"max_cache_bytes": None}))["a"]
+    assert (usual.verdict, usual.text) == (Verdict.FINE, "needs 13.0 MiB on cpu, of 16.0 MiB")
 
 
 def test_a_model_larger_than_the_whole_budget_can_never_be_loaded(configured: Configured) -> None:

@@ -34,7 +34,7 @@ def examine_room(settings: Settings) -> Iterator[Finding]:
     unknown: list[str] = []
     for name, model in settings.models.items():
         try:
-            needs = _needs(model, devices)
+            needs = _needs(model, devices, room)
         except LoadFailed as error:
             yield Finding(_what(name), Verdict.BROKEN, error.message, "fetch or save the checkpoint again")
             continue
@@ -66,11 +66,11 @@ def _what(name: str) -> str:
     return f"memory for {name}"
 
 
-def _needs(model: ModelSettings, devices: "Devices") -> Needs:
+def _needs(model: ModelSettings, devices: "Devices", room: "Room") -> Needs:
     """Nothing where the files or the device are not here, which is reported elsewhere. Raises LoadFailed for
     files that are here and damaged."""
-    from lensd_server.engine.device import choose_dtype
-    from lensd_server.engine.models.sizing import needed_bytes
+    from lensd_server.engine.device import CACHE_BYTES, choose_dtype
+    from lensd_server.engine.models.sizing import cache_bytes, needed_bytes
 
     try:
         checkpoint = local_checkpoint(model.source)
@@ -80,7 +80,9 @@ def _needs(model: ModelSettings, devices: "Devices") -> Needs:
     if checkpoint is None:
         return {}
     return {
-        name: needed_bytes(checkpoint, choose_dtype(model.dtype, on_cpu=name == "cpu")) for name in allowed
+        name: needed_bytes(checkpoint, choose_dtype(model.dtype, on_cpu=name == "cpu"))
+        + cache_bytes(model.max_cache_bytes, CACHE_BYTES[name.partition(":")[0]], room.budget(name))
+        for name in allowed
     }
 
 

@@ -56,7 +56,7 @@ class ModelStatus:
     device: str = ""
     dtype: str = ""
     resident_bytes: int = 0
-    #: Set aside on its device: weights, and what forwards need beside them.
+    #: Set aside on its devices: weights, what forwards need beside them, and keys and values.
     reserved_bytes: int = 0
     parameters: int = 0
     leases: int = 0

@@ -23,10 +23,10 @@ from lensd_server.settings import LimitSettings, ModelSettings
 class FakeDevice:
     """A device in name only."""
 
-    batch_tokens, cache_bytes, is_cpu, longest_wait = (128, 2048), 1 << 20, True, 0.0
+    batch_tokens, is_cpu, longest_wait = (128, 2048), True, 0.0
 
-    def __init__(self, name: str) -> None:
-        self.name, self.turn = name, Turn()
+    def __init__(self, name: str, cache_bytes: int = 0) -> None:
+        self.name, self.cache_bytes, self.turn = name, cache_bytes, Turn()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -41,6 +41,8 @@ class FakeDevices:
 
     def __init__(self, *names: str, others: Mapping[str, int] | None = None, size: int | None = None) -> None:
         self.names, self.size = names, size
+        #: Keys and values that a model keeps unless told otherwise.
+        self.cache_bytes = 0
         self.others = dict(others or {})
         self.in_use: Counter[str] = Counter()
 
@@ -51,7 +53,7 @@ class FakeDevices:
         return found
 
     def open(self, name: str) -> Any:
-        return FakeDevice(name)
+        return FakeDevice(name, self.cache_bytes)
 
     def free_bytes(self, device: str) -> int | None:
         if self.size is None:
@@ -157,6 +159,7 @@ class Bounded:
         pinned: tuple[str, ...] = (),
         on: Mapping[str, str] | None = None,
         replicas: Mapping[str, int] | None = None,
+        caches: Mapping[str, int] | None = None,
         clock: Callable[[], float] | None = None,
         **limits: Any,
     ) -> None:
@@ -170,6 +173,7 @@ class Bounded:
                 pin=name in pinned,
                 device=placed.get(name, "auto"),
                 replicas=copies.get(name, 1),
+                max_cache_bytes=(caches or {}).get(name),
             )
             for name in sizes
         }

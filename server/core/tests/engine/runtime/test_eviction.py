@@ -417,6 +417,31 @@ async def test_budgets_are_by_device(make: Make) -> None:
     ]
 
 
+async def test_keys_and_values_count_in_what_a_model_needs_and_the_refusal_names_them(make: Make) -> None:
+    bounded = make(sizes={"a": 60, "b": 60, "c": 60}, caches={"a": 40, "b": 0, "c": 91})
+    await bounded.use("a")
+    assert bounded.residency.status("a").reserved_bytes == 100
+    await bounded.use("b")
+    assert state(bounded, "a") is ModelState.COLD, "60 + 40 + 60 are more than 150"
+    with pytest.raises(
+        FailedPrecondition,
+        match=r"needs 151 bytes on cpu, 91 of them .*models\.c\.max_cache_bytes.* have 150",
+    ):
+        await bounded.use("c")
+
+
+@pytest.mark.parametrize(("budget", "kept"), [(400, 50), (8000, 1000), (80_000, 1000), (None, 1000)], ids=str)
+async def test_keys_and_values_take_at_most_an_eighth_of_a_budget_unless_configured(
+    make: Make, budget: int | None, kept: int
+) -> None:
+    devices = FakeDevices("cpu")
+    devices.cache_bytes = 1000
+    bounded = make(sizes={"a": 100}, devices=devices, budget=budget)
+    async with bounded.residency.lease("a") as model:
+        assert bounded.residency.status("a").reserved_bytes == 100 + kept
+        assert model.batcher._limits.max_cache_bytes == kept, "what is set aside is what is kept at most"
+
+
 async def test_without_a_budget_what_is_free_is_measured(make: Make) -> None:
     mib = 1024 * 1024
     devices = FakeDevices("cpu", size=1000 * mib)

@@ -8,7 +8,7 @@ first one makes others go: a further one takes what is free. Pure: decides, and 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lensd_api import Exhausted, FailedPrecondition, LensdError, LoadFailed
 from lensd_server.engine.models.room import Room
@@ -26,10 +26,12 @@ SETTLE_S = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claim:
-    """A load that needs memory: ``needs`` holds the bytes by device, one entry for each it may use."""
+    """A load that needs memory: ``needs`` holds the bytes by device, one entry for each it may use, and
+    ``caches`` how many of them are for keys and values."""
 
     slot: Slot
     needs: Mapping[str, int]
+    caches: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,10 @@ def check_budget(claim: Claim, room: Room) -> None:
     if all(budget is not None and claim.needs[device] > budget for device, budget in budgets.items()):
         device = max(claim.needs, key=lambda name: budgets[name] or 0)
         needed, budget = claim.needs[device], budgets[device] or 0
+        name, cache = claim.slot.name, claim.caches.get(device, 0)
+        of_them = f", {cache} of them for keys and values (models.{name}.max_cache_bytes)" if cache else ""
         raise FailedPrecondition(
-            f"model {claim.slot.name} needs {needed} bytes on {device}, but all models together may have {budget}; "
+            f"model {name} needs {needed} bytes on {device}{of_them}, but all models together may have {budget}; "
             "raise limits.memory_bytes, or use a smaller dtype or another device",
             reason="MODEL_TOO_LARGE",
             metadata={"needed_bytes": str(needed), "budget_bytes": str(budget), "device": device},

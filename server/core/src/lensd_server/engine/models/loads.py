@@ -17,10 +17,12 @@ from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.device import Device, device_lost, is_beyond_repair, is_out_of_memory
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.faults import internal_failure
+from lensd_server.engine.models.claims import Claim
 from lensd_server.engine.models.devices import OffersDevices
 from lensd_server.engine.models.loading import ClaimMemory, LoadedModel, Report
 from lensd_server.engine.models.memory_line import MemoryLine, NoRoomForAnother
 from lensd_server.engine.models.shelf import ConfiguredModel, Shelf
+from lensd_server.engine.models.sizing import cache_bytes
 from lensd_server.engine.models.slot import ResidentModel, Slot
 from lensd_server.engine.observers import Observers
 from lensd_server.settings import LimitSettings, ModelSettings
@@ -143,8 +145,10 @@ class Loads:
             opened = {
                 name: self._devices.open(name) for name in self._devices.candidates(slot.settings.device)
             }
-            needs = {name: need(device) for name, device in opened.items()}
-            place = self.line.wait(slot, needs, lambda: self._check_wanted(slot))
+            with self._shelf.changed:
+                caches = {name: self._cache_bytes(slot, device) for name, device in opened.items()}
+            needs = {name: need(device) + caches[name] for name, device in opened.items()}
+            place = self.line.wait(Claim(slot, needs, caches), lambda: self._check_wanted(slot))
             waited = self._clock() - since
             return opened[place]
 
@@ -188,13 +192,14 @@ class Loads:
                 )
 
     def _batcher(self, slot: Slot, loaded: LoadedModel) -> Batcher:
-        own = slot.settings.max_cache_bytes
+        with self._shelf.changed:
+            max_cache_bytes = self._cache_bytes(slot, loaded.device)
         limits = BatchLimits(
             max_tokens=slot.settings.max_batch_tokens or loaded.price.saturation(*loaded.device.batch_tokens),
             price=loaded.price,
             max_rows=self._limits.max_queued_rows,
             caller_share=self._limits.caller_share,
-            max_cache_bytes=loaded.device.cache_bytes if own is None else own,
+            max_cache_bytes=max_cache_bytes,
             longest_wait_s=loaded.device.longest_wait * loaded.price.seconds(1),
         )
         return Batcher(
@@ -206,6 +211,11 @@ class Loads:
             when_lost=lambda lost: self._lose(slot, lost),
             when_damaged=lambda damage: self._spoil(slot, damage.metadata["analyzer"]),
         )
+
+    def _cache_bytes(self, slot: Slot, device: Device) -> int:
+        """Most bytes of keys and values that the model keeps on ``device``. Locked."""
+        budget = self.line.room.budget(device.name)
+        return cache_bytes(slot.settings.max_cache_bytes, device.cache_bytes, budget)
 
     def _lose(self, slot: Slot, lost: DeviceLost) -> None:
         """The device is beyond repair: nobody gets the model any more, and the process must end."""
@@ -245,7 +255,7 @@ class Loads:
 
     def _settle(self, slot: Slot, loaded: LoadedModel) -> None:
         """Corrects the prediction by what the model really takes, until its weights are gone. Locked."""
-        size = loaded.resident_bytes + loaded.working_bytes
+        size = loaded.resident_bytes + loaded.working_bytes + self._cache_bytes(slot, loaded.device)
         reservation = slot.reservation or self.line.room.reserve(loaded.device.name, size)
         predicted, reservation.size, reservation.loaded = reservation.size, size, True
         slot.reservation = reservation

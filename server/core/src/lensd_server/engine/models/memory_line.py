@@ -3,7 +3,7 @@
 Invariant: however a wait ends, its claim is gone, and whatever was to go for it and need not serves again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import structlog
 
@@ -48,13 +48,12 @@ class MemoryLine:
         self.freed_at = float("-inf")
         self._claims: list[Claim] = []
 
-    def wait(self, slot: Slot, needs: Mapping[str, int], check_wanted: Callable[[], None]) -> str:
-        """Waits until the bytes that ``slot`` needs are free on one of the devices, and sets them aside there.
+    def wait(self, claim: Claim, check_wanted: Callable[[], None]) -> str:
+        """Waits until the bytes that are claimed are free on one of the devices, and sets them aside there.
 
         ``check_wanted`` is called now and then, under the lock, and raises to give the wait up. Raises
         NoRoomForAnother, and what :func:`lensd_server.engine.models.claims.decide` does.
         """
-        claim = Claim(slot, needs)
         with self._shelf.changed:
             check_budget(claim, self.room)
             self._claims.append(claim)
@@ -65,8 +64,8 @@ class MemoryLine:
         finally:
             with self._shelf.changed:
                 self._claims.remove(claim)
-                slot.room_at = 0.0
-                self._let_stay(slot, ())
+                claim.slot.room_at = 0.0
+                self._let_stay(claim.slot, ())
                 self._shelf.changed.notify_all()
 
     def _step(self, claim: Claim, check_wanted: Callable[[], None]) -> str | None:

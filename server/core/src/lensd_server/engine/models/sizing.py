@@ -15,6 +15,9 @@ from lensd_api import LoadFailed
 #: What forwards need beside the weights, as a share of them, until it has been measured.
 WORKING_SHARE = 0.1
 
+#: Unless it is configured, keys and values of one model take at most this part of a device's budget.
+CACHE_SHARE = 8
+
 #: Safetensors' names for element types that a load converts to the one asked for.
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 _OTHERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U64": 8, "U32": 4, "U16": 2}
@@ -31,6 +34,13 @@ def needed_bytes(checkpoint: Path, dtype: torch.dtype | str) -> int:
     """
     weights = gguf_bytes(checkpoint, dtype) if checkpoint.is_file() else folder_bytes(checkpoint, dtype)
     return round(weights * (1 + WORKING_SHARE))
+
+
+def cache_bytes(configured: int | None, usual: int, budget: int | None) -> int:
+    """Most bytes of keys and values that a model keeps: ``usual`` on its device, unless that has a small budget."""
+    if configured is not None:
+        return configured
+    return usual if budget is None else min(usual, budget // CACHE_SHARE)
 
 
 def folder_bytes(folder: Path, dtype: torch.dtype | str) -> int:
