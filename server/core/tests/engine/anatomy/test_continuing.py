@@ -1,5 +1,7 @@
 """A text read in parts, beside others with pasts of other lengths, gives what it gives when read whole."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,6 +57,18 @@ def read(
 
 def test_every_architecture_reads_on(lens: Any) -> None:
     assert check_continuation(lens.model.structure).bytes_per_token > 0
+
+
+def test_what_has_been_read_is_freed_with_its_last_reference(lens: Any) -> None:
+    gc.disable()
+    try:
+        kept, _ = read(lens.model, [None], [[3, 4, 5]], frozenset({Site.FINAL_RESIDUAL}))
+        again, _ = read(lens.model, kept, [[6]], frozenset({Site.FINAL_RESIDUAL}))
+        slabs = [weakref.ref(past.slab) for past in (*kept, *again)]
+        del kept, again
+        assert [slab() for slab in slabs] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_parts_of_unequal_lengths_equal_the_whole(lens: Any, close: Callable[..., None]) -> None:

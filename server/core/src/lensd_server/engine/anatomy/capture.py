@@ -69,7 +69,8 @@ def run_gathers(
         if hooks.records_attention:
             stack.enter_context(recording(hooks.record))
         module: Any = structure.skeleton.module
-        logits: Tensor = module(**inputs, past_key_values=cache, use_cache=cache is not None).logits
+        past = None if cache is None else cache.for_model()
+        logits: Tensor = module(**inputs, past_key_values=past, use_cache=cache is not None).logits
     hooks.keep_logits(logits)
     return [gather.captures(structure) for gather in gathers]
 

@@ -60,20 +60,27 @@ class Past:
         return tensor[self.lane : self.lane + 1, :, self.start : self.stop]
 
 
-class LaneCache(Cache):
-    """The cache of one forward, whose lanes read on from ``pasts`` by up to ``width`` new tokens.
+class LaneCache:
+    """Keys and values of one forward, whose lanes read on from ``pasts`` by up to ``width`` new tokens.
 
     With ``spare`` slots it leaves room for as many more in the same place; where the lanes are just those
     of one slab with room left, nothing is copied.
+
+    Nothing it refers to refers to it, so that its memory is free with the last reference: until Python
+    looks for cycles there may be many forwards.
     """
 
     def __init__(self, pasts: Sequence[Past | None], width: int, *, n_layers: int, spare: int = 0) -> None:
-        super().__init__(layers=[_LaneLayer(self, index) for index in range(n_layers)])
         self.pasts, self.width = tuple(pasts), width
+        self._n_layers = n_layers
         grown = _room_for(self.pasts, width)
         #: Slots before the new tokens.
         self.offset = grown.filled if grown is not None else max(map(_length, self.pasts))
         self.slab = grown or Slab(len(self.pasts), self.offset + width + spare)
+
+    def for_model(self) -> Cache:
+        """What transformers takes as ``past_key_values``, for one forward."""
+        return Cache(layers=[_LaneLayer(self, index) for index in range(self._n_layers)])
 
     def begins(self, lane: int) -> int:
         """The slot of the first token of ``lane``."""
