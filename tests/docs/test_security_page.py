@@ -2,9 +2,9 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 
 from tests.docs.blocks import read_blocks
 from tests.e2e.daemon import save_tiny_models
+from tests.ports import free_ports
 
 PAGE = Path(__file__).parents[2] / "server" / "deploy" / "SECURITY.md"
 PORTS = ("50051", "50052", "9464")
@@ -28,12 +29,8 @@ def journey(model: Path) -> str:
         else:
             assert block.language == "sh", f"{PAGE}:{block.line}: nothing runs {block.language}"
             parts.append(block.text)
-    script = "\n".join(parts)
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
-    for port, probe in zip(PORTS, probes, strict=True):
-        script = script.replace(port, str(probe.getsockname()[1]))
-        probe.close()
-    return script
+    free = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    return re.sub("|".join(PORTS), lambda shown: free[shown[0]], "\n".join(parts))
 
 
 @pytest.mark.slow

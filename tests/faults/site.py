@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import time
@@ -15,6 +14,7 @@ import psutil
 from lensd_client import Client
 from tests.e2e.daemon import Daemon, running_daemon
 from tests.faults.traffic import PROMPTS, Answer, ask
+from tests.ports import free_ports
 
 #: Loaded when it is asked for; its file is what gets damaged.
 VICTIM = "victim"
@@ -45,7 +45,7 @@ class Site:
         self.starts = 0
         self.right: dict[str, Answer] = {}
         self._stack = ExitStack()
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         _save_model(folder / "llama", "llama")
         _save_model(folder / VICTIM, "llama")
         (folder / "site").mkdir()
@@ -130,12 +130,6 @@ def _build_shim(folder: Path) -> Path:
     command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(shim), str(source), "-ldl"]
     subprocess.run(command, check=True)
     return shim
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def _save_model(folder: Path, kind: str) -> None:

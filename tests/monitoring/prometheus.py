@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from lensd_server.telemetry.monitoring.files import write
+from tests.ports import free_ports
 
 PROGRAM = shutil.which("prometheus")
 #: Why tests that need one are skipped.
@@ -87,8 +87,8 @@ def running_prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     configuration["global"] = {"scrape_interval": f"{INTERVAL_S}s", "evaluation_interval": f"{INTERVAL_S}s"}
     configuration["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
     path.write_text(yaml.safe_dump(configuration))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
     log = folder / "prometheus.log"
     with log.open("w") as out:
         process = subprocess.Popen(
