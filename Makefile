@@ -2,10 +2,12 @@
 #
 #   PYTHON=python3.12        the interpreter .venv is made with (3.11 or newer)
 #   TORCH_INDEX=URL          an extra package index for torch wheels, for example the CPU-only ones
+#   WORKERS=0                how many processes share the tests, by default 2; 0 for none but pytest's own
 #   ARGS="-k name"           passed on to pytest, or to the benchmarks: make bench ARGS="overload residency"
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+WORKERS ?= 2
 ARGS ?=
 VENV ?= .venv
 
@@ -27,7 +29,8 @@ demo: $(VENV)/.runtime ## Start the daemon, run one analysis of every installed 
 	@$(BIN)/python -m lensd_client.demo
 
 test: $(VENV)/.dev ## Run every test
-	$(BIN)/python -m pytest $(ARGS)
+	@# Threads that spin while they wait would take the core of the other worker.
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.dev ## Check style, the wire contract and that generated stubs are up to date
 	$(BIN)/ruff check .
