@@ -16,7 +16,8 @@ from tests.e2e.daemon import save_tiny_models
 from tests.ports import free_ports
 
 PAGE = Path(__file__).parents[2] / "server" / "deploy" / "SECURITY.md"
-PORTS = ("50051", "50052", "9464")
+PORTS = ("50051", "50052", "9464", "9090")
+PROGRAMS = ("openssl", "curl", "prometheus", "promtool")
 
 
 def journey(model: Path) -> str:
@@ -35,9 +36,7 @@ def journey(model: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(
-    shutil.which("openssl") is None, reason="the journeys make their certificates with openssl"
-)
+@pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"the journeys need {', '.join(PROGRAMS)}")
 def test_the_journeys_work_as_they_are_written(tmp_path: Path) -> None:
     folder = tmp_path / "operator"
     folder.mkdir()
@@ -74,5 +73,6 @@ def test_the_journeys_work_as_they_are_written(tmp_path: Path) -> None:
     everything = audit + "".join(text for name, text in logs.items() if name != "journey.log")
     assert secrets
     assert not any(secret in everything for secret in secrets)
+    assert 'alertname="LensdConfigRefused"' in logs["journey.log"]
     assert "certificate read again" in everything
     assert "tokens read again" in everything
