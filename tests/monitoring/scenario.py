@@ -182,7 +182,7 @@ def break_things(target: Target) -> None:
     with target.client() as lens:
         _fails(lens, "crash")
         _fails(lens, "dla", model="broken", prompt="x")
-        run = lens.analyze("loop", seconds=4.0)
+        run = lens.analyze("loop", seconds=15.0)
         next(event for event in run if getattr(event, "name", "") == "looping")
         run.cancel()
         pause = threading.Event()
