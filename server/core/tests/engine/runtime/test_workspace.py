@@ -141,6 +141,11 @@ async def test_memory_that_others_use_is_not_given_to_a_workspace(make_rig: Any,
         await rig.results(Working(body))
 
 
+def _taken_and_left(turn: Any) -> bool:
+    with turn:
+        return True
+
+
 async def test_work_on_the_device_and_forwards_of_its_model_take_turns(rig: Any, loader: Any) -> None:
     turn = loader.device.turn
 
@@ -162,7 +167,8 @@ async def test_work_on_the_device_and_forwards_of_its_model_take_turns(rig: Any,
             assert not step.done()
         assert (await step).result.values == {"in_turn": True}
         assert [event async for event in stream]
-    assert not turn._taken
+    # The device thread gives its turn back a moment after it has answered.
+    assert await asyncio.wait_for(asyncio.to_thread(_taken_and_left, turn), 30)
 
 
 async def test_memory_is_set_aside_until_the_last_piece_of_a_cancelled_analysis_has_ended(
