@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -141,34 +142,26 @@ async def test_memory_that_others_use_is_not_given_to_a_workspace(make_rig: Any,
         await rig.results(Working(body))
 
 
-def _taken_and_left(turn: Any) -> bool:
-    with turn:
-        return True
-
-
 async def test_work_on_the_device_and_forwards_of_its_model_take_turns(rig: Any, loader: Any) -> None:
     turn = loader.device.turn
+    await left_beside_its_model(rig)
 
     async def body(ctx: Any) -> AsyncIterator[Any]:
         async with ctx.workspace(1) as work:
-            yield Record("begun", {})
             row, capture = Row((5, 6)), Capture(frozenset({Site.FINAL_RESIDUAL}))
             forward = asyncio.ensure_future(ctx.model.forward([row], capture))
             step = asyncio.ensure_future(work.compute(lambda: turn._taken))
             await forward
             yield Record("step", {"in_turn": await step})
 
-    async with aclosing(rig.start(Working(body))) as stream:
-        while not isinstance(await anext(stream), Found):
-            pass
-        with turn:  # somebody else has the device
-            step = asyncio.ensure_future(anext(stream))
-            await asyncio.to_thread(_until_waiting, turn, 2)
-            assert not step.done()
-        assert (await step).result.values == {"in_turn": True}
-        assert [event async for event in stream]
+    with turn:  # somebody else has the device, from before the analysis begins
+        results = asyncio.ensure_future(rig.results(Working(body)))
+        await asyncio.to_thread(_until_waiting, turn, 2)
+        assert not results.done()
+    (step,) = await results
+    assert step.values == {"in_turn": True}
     # The device thread gives its turn back a moment after it has answered.
-    assert await asyncio.wait_for(asyncio.to_thread(_taken_and_left, turn), 30)
+    await asyncio.wait_for(asyncio.to_thread(_take_and_leave, turn), PATIENCE_S)
 
 
 async def test_memory_is_set_aside_until_the_last_piece_of_a_cancelled_analysis_has_ended(
@@ -248,7 +241,14 @@ async def test_a_plain_generator_has_the_same(rig: Any, loader: Any) -> None:
 
 
 def _until_waiting(turn: Turn, count: int) -> None:
+    pause, deadline = threading.Event(), time.monotonic() + PATIENCE_S
     while len(turn._waiting) < count:
+        assert time.monotonic() < deadline, f"{len(turn._waiting)} of {count} wait"
+        pause.wait(0.001)
+
+
+def _take_and_leave(turn: Turn) -> None:
+    with turn:
         pass
 
 
