@@ -17,6 +17,7 @@ from lensd_client import Client
 from lensd_server.settings import load_settings
 from tests.docs.blocks import Block, json_mismatch, mismatch, read_blocks
 from tests.e2e.daemon import Daemon, running_daemon
+from tests.interrupts import heeded_by_children
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -106,7 +107,9 @@ def test_the_demo_runs_every_example_and_stops() -> None:
 @pytest.mark.slow
 def test_interrupting_the_demo_stops_the_daemon() -> None:
     command = [sys.executable, "-u", "-m", "lensd_client.demo"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as demo:
+    with heeded_by_children():
+        demo = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with demo:
         assert demo.stdout is not None
         ready = next(line for line in demo.stdout if line.startswith("lensd ready"))
         demo.send_signal(signal.SIGINT)

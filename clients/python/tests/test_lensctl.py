@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from lensd_client import Client, Quota, Replica, RunningAnalysis, ServerInfo
 from lensd_client.lensctl import main
 from lensd_proto.v1 import results_pb2
+from tests.interrupts import heeded_by_children
 
 Invoke = Callable[..., Result]
 
@@ -361,11 +362,11 @@ def test_no_server_ends_with_1_and_says_what_to_do() -> None:
 
 def test_ctrl_c_cancels_on_the_server_and_ends_with_130(fake: Any, new_script: Any) -> None:
     fake.play(new_script().accepted().hang())
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from lensd_client.lensctl import main; main()", "--target", fake.target,
-         "analyze", "dla", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-c", "from lensd_client.lensctl import main; main()", "--target", fake.target]
+    with heeded_by_children():
+        process = subprocess.Popen(
+            [*command, "analyze", "dla", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     with process:
         assert process.stdout is not None
         assert '"accepted"' in process.stdout.readline()
