@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lensd_api import LensdError
 from lensd_server.engine.events import ModelState
-from lensd_server.engine.models.claims import Claim, Go, MakeRoom, Wait, decide
+from lensd_server.engine.models.claims import Claim, Go, MakeRoom, Wait, decide, is_further
 from lensd_server.engine.models.room import Room
 from lensd_server.engine.models.slot import Slot
 from lensd_server.settings import ModelSettings
@@ -38,7 +38,7 @@ def placed(found: list[dict[str, Any]]) -> tuple[Room, list[Slot]]:
     for number, one in enumerate(found):
         if room.missing(one["device"], one["size"]):
             continue
-        slot = Slot(f"m{number}", ModelSettings(source="dir:/m", pin=one["pin"]), ModelState.RESIDENT)
+        slot = Slot(f"m{number}", ModelSettings(source="dir:/m", pin=one["pin"]), state=ModelState.RESIDENT)
         slot.resident = cast("Any", SimpleNamespace())
         slot.reservation = room.reserve(one["device"], one["size"])
         slot.reservation.loaded = True
@@ -51,7 +51,7 @@ def placed(found: list[dict[str, Any]]) -> tuple[Room, list[Slot]]:
 @given(residents, st.integers(1, 120))
 def test_only_what_may_go_goes_and_only_as_much_as_must(found: list[dict[str, Any]], need: int) -> None:
     room, slots = placed(found)
-    wanted = Slot("wanted", ModelSettings(source="dir:/w"), ModelState.LOADING, order=1)
+    wanted = Slot("wanted", ModelSettings(source="dir:/w"), state=ModelState.LOADING, order=1)
     claim = Claim(wanted, {"cuda:0": need, "cuda:1": need})
     movable = {
         device: sum(
@@ -110,3 +110,13 @@ def test_with_nothing_pinned_leased_or_new_there_is_always_a_way(
             slot.reservation.end()
             slot.reservation = slot.resident = None
     raise AssertionError("it never fitted")
+
+
+def test_a_replica_waits_only_for_others_that_are_on_their_way() -> None:
+    settings = ModelSettings(source="dir:/m", replicas=2)
+    wanted = Slot("m", settings, state=ModelState.LOADING, order=2)
+    other = Slot("m", settings, state=ModelState.LOADING, order=1)
+    assert is_further(wanted, [wanted, other])
+    for over in (ModelState.FAILED, ModelState.COLD, ModelState.DRAINING):
+        other.state = over
+        assert not is_further(wanted, [wanted, other])

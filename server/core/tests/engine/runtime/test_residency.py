@@ -81,8 +81,12 @@ def test_models_are_cold_until_somebody_wants_them(residency: Residency, loader:
     assert loader.loads == 0
 
 
-async def test_a_load_tells_how_far_it_is_and_ends_resident(residency: Residency) -> None:
-    steps = await load(residency)
+async def test_a_load_tells_how_far_it_is_and_ends_resident(residency: Residency, loader: HeldLoader) -> None:
+    loader.go.clear()
+    steps: list[LoadStep] = []
+    async for step in residency.load("alpha"):
+        steps.append(step)
+        loader.go.set()
     assert steps[0].status.state is ModelState.LOADING
     assert steps[-1].status.state is ModelState.RESIDENT
     assert steps[-1].fraction == 1.0

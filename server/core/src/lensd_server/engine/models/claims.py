@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lensd_api import Exhausted, FailedPrecondition, LensdError, LoadFailed
+from lensd_server.engine.events import ModelState
 from lensd_server.engine.models.room import Room
 from lensd_server.engine.models.slot import Slot
 
@@ -114,7 +115,7 @@ def decide(
 def is_further(slot: Slot, slots: Sequence[Slot]) -> bool:
     """Whether another replica of the model of ``slot`` has memory already, or is to have it first."""
     return any(
-        other.reservation is not None or 0 < other.order < slot.order
+        other.reservation is not None or (other.state is ModelState.LOADING and 0 < other.order < slot.order)
         for other in slots
         if other.name == slot.name and other is not slot
     )
