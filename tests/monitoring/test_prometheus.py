@@ -47,7 +47,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         running_prometheus(root / "monitoring", target.daemon.metrics) as prometheus,
     ):
         since = time.time()
-        scenario.serve_callers(target, seconds=6)
+        scenario.serve_callers(target, seconds=20)
         scenario.serve_traced(target)
         scenario.misbehave(target)
         prometheus.until(
