@@ -7,6 +7,8 @@ import pytest
 
 from lensd_server.engine.batching.gathering import Gathering
 from lensd_server.engine.batching.price import Price
+from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.events import Priority
 
 
 def came_back(gathering: Gathering, share: float, *, batches: int = 20) -> None:
@@ -78,6 +80,27 @@ def test_a_waiting_row_shares_its_forward_with_a_caller_who_comes_back(
     back = bench.submit([5, 7])
     assert {bench.outcome(future).error for future in (waiting, back)} == {None}
     assert [len(batch) for batch in bench.forwards.batches] == [1, 2]
+
+
+def test_callers_of_low_priority_are_waited_for_by_their_like_only() -> None:
+    gathering = Gathering(1.0)
+    came_back(gathering, 1.0)
+    gathering.answers(3, 200.0, urgent=False)
+    assert gathering.patience(200.0, urgent=False) > 0.9
+    assert gathering.patience(200.0, urgent=True) == 0.0
+
+
+def test_an_interactive_row_does_not_wait_for_a_caller_of_low_priority(
+    make_bench: Callable[..., Any],
+) -> None:
+    bench = make_bench(longest_wait_s=3600.0)
+    bench.forwards.hold()
+    answered = bench.submit([5], ticket=Ticket(priority=Priority.BATCH))
+    bench.forwards.wait_until_inside()
+    waiting = bench.submit([8, 9])
+    bench.forwards.release()
+    assert {bench.outcome(future).error for future in (answered, waiting)} == {None}
+    assert [len(batch) for batch in bench.forwards.batches] == [1, 1]
 
 
 def test_a_full_batch_waits_for_nobody(make_bench: Callable[..., Any]) -> None:

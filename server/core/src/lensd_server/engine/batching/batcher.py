@@ -30,7 +30,7 @@ from lensd_server.engine.batching.call import ForwardCall, QueuedRow
 from lensd_server.engine.batching.execution import BatchExecution, RunBatch
 from lensd_server.engine.batching.gathering import Gathering
 from lensd_server.engine.batching.pace import Pace
-from lensd_server.engine.batching.queue import BatchLimits, RowQueue
+from lensd_server.engine.batching.queue import BatchLimits, RowQueue, is_interactive
 from lensd_server.engine.batching.sharing import share
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.device import Device, device_lost
@@ -215,7 +215,7 @@ class Batcher:
             while not self._closed:
                 patience = None
                 if len(self._queue):
-                    patience = self._gathering.patience(self._clock())
+                    patience = self._gathering.patience(self._clock(), urgent=self._queue.urgent)
                     if not patience or self._queue.tokens >= self._limits.max_tokens:
                         break
                 self._changed.wait(patience)
@@ -348,7 +348,8 @@ def _expecting(
     def expect(rows: Sequence[QueuedRow]) -> None:
         # Where rows go on, whoever comes joins their next step without anybody waiting.
         goes_on = any(row.take or row.call.grows for row in rows)
+        interactive = sum(map(is_interactive, rows))
         with lock:
-            gathering.answers(0 if goes_on else len(rows), clock())
+            gathering.answers(0 if goes_on else interactive or len(rows), clock(), urgent=interactive > 0)
 
     return expect

@@ -112,7 +112,7 @@ class RowQueue:
         self._callers[call.ticket.caller] += len(rows)
         for key in (call.ticket, call.ticket.caller):
             self._seen.setdefault(key, self._batches)
-        if rows and _is_interactive(rows[0]):
+        if rows and is_interactive(rows[0]):
             self._note_interactive(min(row.length for row in rows), call.submitted)
         self._plan(rows)
 
@@ -150,6 +150,11 @@ class RowQueue:
         left = self._rows
         self._keep([])
         return left
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a row that waits is interactive."""
+        return any(map(is_interactive, self._rows))
 
     def kept_bytes(self, running: Sequence[QueuedRow]) -> int:
         """What is kept of rows that were read in part, whether they wait or are ``running``."""
@@ -227,7 +232,7 @@ class RowQueue:
     def _part(self, rows: Sequence[QueuedRow], lead: int) -> int:
         """Tokens of the first row that may be read at a time: fewer where somebody else is in a hurry."""
         first = rows[0].call.ticket
-        hurry = any(row.call.ticket is not first and _is_interactive(row) for row in rows)
+        hurry = any(row.call.ticket is not first and is_interactive(row) for row in rows)
         return max(LEAST_PART, min(lead, self._limits.max_tokens // 4) if hurry else lead)
 
     def _max_slots(self) -> float:
@@ -291,7 +296,7 @@ class RowQueue:
 
     def _low_leads(self, live: list[QueuedRow]) -> bool:
         """Whether a row of low priority is next."""
-        interactive = sum(map(_is_interactive, live))
+        interactive = sum(map(is_interactive, live))
         low = len(live) - interactive
         leads = low > 0 and (not interactive or self._since_low >= TURNS - 1)
         self._since_low = 0 if leads or not low else self._since_low + 1
@@ -300,7 +305,7 @@ class RowQueue:
     def _short(self, live: list[QueuedRow], now: float, forwards: float) -> int:
         """Padded tokens that rows of low priority may make a batch hold now: while interactive rows are
         about, as many as take no longer than ``forwards`` of such a row."""
-        waiting = [row.length for row in live if _is_interactive(row)]
+        waiting = [row.length for row in live if is_interactive(row)]
         if waiting:
             self._note_interactive(min(waiting), now)
         if self._interactive_at is None or now - self._interactive_at > ABOUT_S:
@@ -314,7 +319,7 @@ class RowQueue:
 
     def _claim(self, row: QueuedRow, low_leads: bool) -> Claim:
         ticket = row.call.ticket
-        leads = _is_interactive(row) != low_leads
+        leads = is_interactive(row) != low_leads
         seen = self._seen
         return Claim(leads, ticket.caller, ticket, seen[ticket.caller], seen[ticket], row.since)
 
@@ -335,7 +340,8 @@ def _in_view(rows: list[QueuedRow]) -> list[QueuedRow]:
     return [rows[i] for i in sorted(first)]
 
 
-def _is_interactive(row: QueuedRow) -> bool:
+def is_interactive(row: QueuedRow) -> bool:
+    """Whether somebody is impatient for it."""
     return row.call.ticket.priority is Priority.INTERACTIVE
 
 
