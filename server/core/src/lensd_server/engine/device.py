@@ -28,7 +28,6 @@ BATCH_TOKENS = {"cpu": (128, 2048), "cuda": (1024, 16384)}
 #: Bytes of keys and values that may be kept of a model's rows, or laid out for one batch.
 CACHE_BYTES = {"cpu": 2**29, "cuda": 2**32}
 
-
 #: How long callers that were just answered may be waited for, in fixed parts of a forward. Whoever comes back
 #: in time spares one. On the CPU answering takes the very cores that a forward would run on, so a wait costs less.
 WAITS = {"cpu": 3.0, "cuda": 1.0}
