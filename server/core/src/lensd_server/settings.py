@@ -191,6 +191,8 @@ class ModelSettings(_Section):
     replicas: int = Field(default=1, ge=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    #: ``auto`` multiplies float32 matrices on a CPU with whichever library is quicker there.
+    products: Literal["auto", "torch"] = "auto"
     #: Padded tokens a batch may hold; ``None`` lets the engine choose.
     max_batch_tokens: int | None = Field(default=None, ge=1)
     #: Bytes of keys and values kept for rows that are read in several steps, part of what the model needs of

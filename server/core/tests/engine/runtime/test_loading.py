@@ -16,7 +16,7 @@ from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.device import choose_device
 from lensd_server.engine.handle import BlockingHandle
 from lensd_server.engine.models import digests as digests_module
-from lensd_server.engine.models import loading
+from lensd_server.engine.models import loading, products
 from lensd_server.engine.models.loading import ClaimMemory, Loader
 from lensd_server.settings import EMBEDDED_SOURCE, ModelSettings
 from lensd_server.tiny_models import TINY, tiny_tokenizer
@@ -261,3 +261,13 @@ def test_what_is_claimed_before_a_load_is_what_the_weights_take(folder: Path, tm
     loaded = Loader(tmp_path / "cache").load("m", settings, lambda *_: None, claim)
     assert claimed == [pytest.approx(1.1 * loaded.resident_bytes, rel=0.01)]
     assert 0 < loaded.working_bytes < 100 * loaded.resident_bytes
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("auto", "onednn"), ("torch", "torch")])
+def test_which_library_multiplies_may_be_set(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, expected: str
+) -> None:
+    monkeypatch.setattr(products, "LEAST_NUMBERS", 1)
+    monkeypatch.setattr(products, "least_rows", lambda *_: 1)
+    loaded = load(folder, tmp_path / "cache", products=setting, device="cpu")
+    assert products.library(loaded.model.module) == expected

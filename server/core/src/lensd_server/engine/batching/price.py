@@ -23,6 +23,7 @@ from lensd_server.engine.anatomy.inspect import InspectedModel
 from lensd_server.engine.batching.batch import PreparedRow, Step, pad
 from lensd_server.engine.device import Device
 from lensd_server.engine.models.digests import remember
+from lensd_server.engine.models.products import library
 
 #: The lengths of a short and of an ordinary row; larger forwards are timed with several of the latter.
 SHORT, ORDINARY = 8, 64
@@ -77,7 +78,7 @@ class Price:
 
 
 class Prices:
-    """Measurements, remembered under ``folder`` by model, device and threads, if there is one.
+    """Measurements, remembered under ``folder`` by model, device, threads and library, if there is one.
 
     Measuring takes a second or two of a start; a machine does not change between two of them.
     """
@@ -92,7 +93,8 @@ class Prices:
             time_forward(model, device, [min(ORDINARY, model.anatomy.context_length)])
         if self._folder is None:
             return measure(model, device)
-        kind = f"{model.module.dtype}-{device.model}-{torch.get_num_threads()}".removeprefix("torch.")
+        dtype = str(model.module.dtype).removeprefix("torch.")
+        kind = f"{dtype}-{device.model}-{torch.get_num_threads()}-{library(model.module)}"
         memo = self._folder / f"{revision}-{re.sub(r'[^A-Za-z0-9.-]+', '_', kind)}.json"
         known = _read(memo)
         if known is None:

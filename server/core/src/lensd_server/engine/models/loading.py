@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import structlog
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -33,11 +34,14 @@ from lensd_server.engine.handle import Card
 from lensd_server.engine.models.checkpoint import read_checkpoint
 from lensd_server.engine.models.conversion import ConversionCache
 from lensd_server.engine.models.digests import Digests
+from lensd_server.engine.models.products import library, use_quickest
 from lensd_server.engine.models.sizing import needed_bytes
 from lensd_server.engine.models.sources import ALLOWED, Sources
 from lensd_server.engine.models.tokens import Tokens
 from lensd_server.engine.models.working import WorkingMemory
 from lensd_server.settings import ModelSettings
+
+_log = structlog.get_logger("lensd.engine")
 
 #: Any of them is what a tokenizer can be read from.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -106,6 +110,10 @@ class Loader:
                     f"the checkpoint in {path} was changed while it was read; load it again",
                     reason="CHECKPOINT_CHANGED",
                 )
+            if settings.products == "auto" and device.is_cpu:
+                with device.turn:
+                    use_quickest(module)
+                _log.info("chose how to multiply", model=name, library=library(module))
             loaded = prepare(name, revision, module, tokenizer.result, device, report, self._prices)
         tokens = settings.max_batch_tokens or loaded.price.saturation(*device.batch_tokens)
         with device.entered(), device.turn:
