@@ -91,7 +91,9 @@ def test_the_first_screen_holds_what_matters() -> None:
 @pytest.mark.weights
 @pytest.mark.slow
 def test_the_demo_runs_every_example_and_stops() -> None:
-    recipe = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True)
+    recipe = subprocess.run(
+        ["make", "--no-print-directory", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert recipe.stdout.splitlines()[-1].endswith("/python -m lensd_client.demo")
     done = subprocess.run(
         [sys.executable, "-m", "lensd_client.demo"], cwd=ROOT, capture_output=True, text=True, timeout=280

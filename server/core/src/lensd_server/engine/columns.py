@@ -10,10 +10,9 @@ from lensd_server.engine.plain import Unsound
 
 Kind = Literal["doubles", "integers", "strings", "bools"]
 
-#: Most bytes one value takes on the wire; strings are counted.
-_WIDTHS = {"doubles": 8, "integers": 10, "bools": 1}
-#: Tag and length before a string, and the largest entry of the list of missing rows.
-_STRING_OVERHEAD = 6
+#: Most bytes one value takes on the wire; what a string holds comes on top of its tag and length.
+_WIDTHS = {"doubles": 8, "integers": 10, "bools": 1, "strings": 6}
+#: The largest entry of the list of missing rows.
 _NULL_BYTES = 5
 #: Tags and lengths around a column.
 _COLUMN_OVERHEAD = 40
@@ -32,6 +31,8 @@ class Column:
     values: "list[Any] | np.ndarray[Any, Any]"
     #: Rows without a value, ascending.
     nulls: tuple[int, ...]
+    #: Of all its strings together.
+    string_bytes: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -43,20 +44,27 @@ class Column:
         """Bytes of a part of it that holds no row, at most."""
         return len(self.name.encode()) + len(self.unit.encode()) + _COLUMN_OVERHEAD
 
+    @property
+    def wire_bytes(self) -> int:
+        """Upper bound of the bytes all rows take on the wire."""
+        return self.string_bytes + self._width * len(self.values)
+
     def widths(self) -> "np.ndarray[Any, Any] | int":
         """Upper bound of the bytes each row takes on the wire: one number, or one a row."""
-        nulls = _NULL_BYTES if self.nulls else 0
         if self.kind != "strings":
-            return _WIDTHS[self.kind] + nulls
+            return self._width
         sizes = (0 if value is None else len(value.encode()) for value in self.values)
-        return np.fromiter(sizes, dtype=np.int64, count=len(self.values)) + _STRING_OVERHEAD + nulls
+        return np.fromiter(sizes, dtype=np.int64, count=len(self.values)) + self._width
 
     def memory_bytes(self) -> int:
         """About what its values occupy here."""
         if isinstance(self.values, np.ndarray):
             return self.values.nbytes
-        strings = int(np.sum(self.widths())) if self.kind == "strings" else 0
-        return _OBJECT_BYTES * len(self.values) + strings
+        return _OBJECT_BYTES * len(self.values) + self.string_bytes
+
+    @property
+    def _width(self) -> int:
+        return _WIDTHS[self.kind] + (_NULL_BYTES if self.nulls else 0)
 
 
 def read_column(name: str, raw: Any, unit: str = "") -> Column:
@@ -80,12 +88,13 @@ def read_column(name: str, raw: Any, unit: str = "") -> Column:
         whole = [value for value in values if isinstance(value, int)]
         if max(whole) > _LARGEST or min(whole) < -_LARGEST - 1:
             raise Unsound("holds whole numbers beyond 64 bits")
+    string_bytes = 0
     if kind == "strings":
         try:
-            "".join(value for value in values if value is not None).encode()
+            string_bytes = len("".join([value for value in values if value is not None]).encode())
         except UnicodeEncodeError:
             raise Unsound("holds a lone surrogate, which UTF-8 cannot carry") from None
-    return Column(name, unit, kind, values, nulls)
+    return Column(name, unit, kind, values, nulls, string_bytes)
 
 
 def row_ends(columns: Sequence[Column], rows: int) -> "np.ndarray[Any, Any]":

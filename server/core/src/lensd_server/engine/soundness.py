@@ -148,8 +148,7 @@ class ResultCheck:
 
     def _rows_fit(self, columns: list[Column], rows: int) -> None:
         room = self._part_bytes - sum(column.wire_overhead for column in columns)
-        widest = sum(int(np.max(column.widths(), initial=0)) for column in columns)
-        if rows and widest > room:
+        if rows and sum(column.wire_bytes for column in columns) > room:
             sizes = np.diff(row_ends(columns, rows), prepend=0)
             if (largest := int(sizes.max())) > room:
                 raise Unsound(f"row {int(sizes.argmax())} alone needs {largest} bytes, {room} may be sent")

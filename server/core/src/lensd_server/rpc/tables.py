@@ -31,6 +31,9 @@ def encode(result: TableResult, part_bytes: int) -> Iterator[results_pb2.Table]:
 
 
 def _cuts(columns: Sequence[Column], rows: int, room: int) -> Iterator[tuple[int, int]]:
+    if sum(column.wire_bytes for column in columns) <= room:
+        yield 0, rows
+        return
     ends = row_ends(columns, rows)
     start = 0
     while True:

@@ -1,5 +1,7 @@
 """Products of float32 matrices by the quicker library: the same numbers, the same weights, and only where it pays."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +155,32 @@ def test_what_is_quick_but_wrong_or_absent_is_not_used() -> None:
 
     assert least_rows(known(lambda rows: 0.0, wrong=0.1), WEIGHT, None) is None
     assert least_rows(absent, WEIGHT, None) is None
+
+
+_MANY_SHAPES = """
+import psutil, torch
+from torch import nn
+from lensd_server.engine.models import products
+
+products.least_rows = lambda *_: 1
+layers = nn.ModuleList(nn.Linear(n, m, bias=False) for n, m in ((576, 192), (576, 576), (576, 1536), (1536, 576)))
+products.use_quickest(layers)
+inputs = [torch.randn(400, layer.in_features) for layer in layers]
+with torch.inference_mode():
+    for layer, given in zip(layers, inputs):
+        layer(given)
+    before = psutil.Process().memory_info().rss
+    for rows in range(2, 400):
+        for layer, given in zip(layers, inputs):
+            layer(given[:rows])
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+def test_products_of_ever_other_shapes_do_not_fill_memory() -> None:
+    """In a process of its own: how many kernels are kept is decided at the first product."""
+    done = subprocess.run([sys.executable, "-c", _MANY_SHAPES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 250 * 2**20  # 800 MiB when all are kept
 
 
 def test_prices_are_remembered_by_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ oneDNN, which torch brings along as well, does not. Which is quicker here is mea
 and only what agrees with torch's own product is used. Weights stay as they are, and in one piece.
 """
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -21,6 +22,9 @@ ROWS = 16
 #: How much quicker it has to be, so that noise decides nothing.
 GAIN = 0.9
 REPEATS = 5
+#: oneDNN keeps a kernel, with half a megabyte and more around it, for each shape of a product: by itself a thousand
+#: in every thread. A forward needs one a kind of projection; making it anew takes a third of a millisecond.
+KERNELS = 32
 #: Weights with fewer numbers are multiplied in microseconds, whoever does it.
 LEAST_NUMBERS = 2**16
 
@@ -63,6 +67,9 @@ _ONE_DNN: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: OneDnnLinear, Con
 
 def use_quickest(module: nn.Module) -> None:
     """Has the projections of ``module``, which is on the CPU, multiply with what is quickest there."""
+    # Read when its first product is computed; whoever runs the process may have said otherwise.
+    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(KERNELS))
     least: dict[tuple[int, ...], int | None] = {}
     for projection in module.modules():
         # A subclass may mean something else by its forward.
