@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from lensd_server import cli, doctor
 from lensd_server.doctor import INSTALL_EMBEDDED, Finding, Verdict, examine, mend
+from lensd_server.engine.models import products
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.settings import Settings
 
@@ -228,6 +229,16 @@ def test_a_disk_without_room_is_found(settings: Settings, monkeypatch: pytest.Mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
     assert found(settings, "state folder").verdict is Verdict.BROKEN
     assert found(settings, "cache folder").verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize(("least", "said"), [(1, "oneDNN multiplies"), (None, "oneDNN is not quicker")])
+def test_what_multiplies_is_said(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, least: int | None, said: str
+) -> None:
+    monkeypatch.setattr(products, "least_rows", lambda *_: least)
+    finding = found(settings, "float32 on the CPU")
+    assert finding.verdict is Verdict.FINE
+    assert said in finding.text
 
 
 def test_too_few_descriptors_come_with_the_number_that_is_needed(

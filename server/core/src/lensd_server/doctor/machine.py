@@ -27,6 +27,7 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     yield _cuda()
     yield _library("transformers")
     yield _cores()
+    yield _products()
     yield _descriptors(settings)
     yield _clock()
 
@@ -87,6 +88,21 @@ def _cores() -> Finding:
             "unset OMP_NUM_THREADS; the daemon sets its own number",
         )
     return Finding(what, Verdict.FINE, text)
+
+
+def _products() -> Finding:
+    what = "float32 on the CPU"
+    try:
+        import torch
+
+        from lensd_server.engine.models.products import least_rows, one_dnn
+
+        quicker = least_rows(one_dnn, torch.ones((1024, 1024)), None) is not None
+    except Exception:  # torch is reported by itself
+        return Finding(what, Verdict.NOTE, "not tried")
+    if quicker:
+        return Finding(what, Verdict.FINE, "oneDNN multiplies, here quicker than what torch uses by itself")
+    return Finding(what, Verdict.FINE, "multiplied by what torch uses by itself; oneDNN is not quicker here")
 
 
 def _descriptors(settings: Settings) -> Finding:
