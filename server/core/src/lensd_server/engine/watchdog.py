@@ -16,6 +16,10 @@ from lensd_server.engine.loop import AnalysisLoop
 from lensd_server.engine.running import Analysis
 
 
+#: A busy machine lets this thread look so much later than it wanted to, at most.
+_LATE_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class Stuck:
     """What was found: ``analysis`` has not given way for ``seconds``.
@@ -47,6 +51,7 @@ class Watchdog:
         self._stall_s, self._clock = stall_s, clock
         self._told: set[int] = set()
         self._asked: float | None = None  # when the loop was asked for an answer it has not given
+        self._resumed = float("-inf")
         self._loop_told = False
         self._device_told: list[Ticket] = []
         self._closed = threading.Event()
@@ -62,6 +67,10 @@ class Watchdog:
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def resumed(self) -> None:
+        """Until now the whole process stood still, stopped or frozen with its container: nobody's fault."""
+        self._resumed = self._clock()
+
     def look(self) -> None:
         """One look; :meth:`start` repeats it."""
         now = self._clock()
@@ -70,39 +79,50 @@ class Watchdog:
         self._look_at_devices(now, analyses)
         self._told &= {id(analysis) for analysis in analyses}
         for analysis in analyses:
-            since = analysis.ticket.cancelled_at
-            if since is None or now - since < self._stall_s or id(analysis) in self._told:
+            cancelled_at = analysis.ticket.cancelled_at
+            if cancelled_at is None or id(analysis) in self._told:
                 continue
-            self._told.add(id(analysis))
-            self._tell(Stuck(analysis, now - since, holds_others=False))
+            if (seconds := self._passed(cancelled_at, now)) >= self._stall_s:
+                self._told.add(id(analysis))
+                self._tell(Stuck(analysis, seconds, holds_others=False))
 
     def _look_at_loop(self, now: float, analyses: Sequence[Analysis]) -> None:
         if self._asked is None:
             self._asked = now
             self._loop.ask(self._answered)
-        elif now - self._asked >= self._stall_s and not self._loop_told:
+        elif (seconds := self._passed(self._asked, now)) >= self._stall_s and not self._loop_told:
             self._loop_told = True
             task = self._loop.running_task()
             culprit = next((a for a in analyses if task is not None and a.task is task), None)
             if culprit is not None:
                 self._told.add(id(culprit))
-            self._tell(Stuck(culprit, now - self._asked, holds_others=True))
+            self._tell(Stuck(culprit, seconds, holds_others=True))
 
     def _look_at_devices(self, now: float, analyses: Sequence[Analysis]) -> None:
-        held = [(ticket, since) for ticket, since in self._reducing() if now - since >= self._stall_s]
-        for ticket, since in held:
+        reducing = [(ticket, self._passed(since, now)) for ticket, since in self._reducing()]
+        held = [(ticket, seconds) for ticket, seconds in reducing if seconds >= self._stall_s]
+        for ticket, seconds in held:
             if ticket in self._device_told:
                 continue
             culprit = next((a for a in analyses if a.ticket is ticket), None)
             if culprit is not None:
                 self._told.add(id(culprit))
-            self._tell(Stuck(culprit, now - since, holds_others=True))
+            self._tell(Stuck(culprit, seconds, holds_others=True))
         self._device_told = [ticket for ticket, _ in held]
 
     def _answered(self) -> None:
         self._asked = None
         self._loop_told = False
 
+    def _passed(self, since: float, now: float) -> float:
+        """Seconds since then in which the process ran."""
+        return now - max(since, self._resumed)
+
     def _watch(self) -> None:
-        while not self._closed.wait(self._stall_s / 4):
+        pause = self._stall_s / 4
+        began = self._clock()
+        while not self._closed.wait(pause):
+            if self._clock() - began > pause + max(pause, _LATE_S):
+                self.resumed()
             self.look()
+            began = self._clock()

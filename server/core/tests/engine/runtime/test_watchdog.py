@@ -142,6 +142,52 @@ async def test_a_reduce_that_does_not_return_is_told_of_once_with_whose_it_is(sc
     assert scene.told[1:] == [Stuck(None, 10.0, holds_others=True)], "its caller may be gone"
 
 
+async def test_time_in_which_the_whole_process_stood_still_is_nobodys(scene: Scene) -> None:
+    stubborn, reduces = analysis(), analysis()
+    scene.running = [stubborn, reduces]
+    stubborn.ticket.cancel()
+    assert stubborn.ticket.cancelled_at is not None
+    scene.clock.now = stubborn.ticket.cancelled_at
+    scene.reducing = [(reduces.ticket, scene.clock.now)]
+    scene.clock.now += 300.0
+    scene.watchdog.resumed()
+    scene.watchdog.look()
+    scene.clock.now += 9.0
+    scene.watchdog.look()
+    assert scene.told == []
+    scene.clock.now += 2.0
+    scene.turned()
+    scene.watchdog.look()
+    assert {(id(found.analysis), found.seconds) for found in scene.told} == {
+        (id(stubborn), 11.0),
+        (id(reduces), 11.0),
+    }
+
+
+@pytest.mark.parametrize(("step", "stood_still"), [(0.0, False), (60.0, True)])
+def test_a_gap_between_two_looks_is_such_a_time(step: float, stood_still: bool) -> None:
+    """A clock that is asked again after a short wait, and says that more has passed."""
+    clock, loop, looks = Clock(), AnalysisLoop(), threading.Semaphore(0)
+
+    def tick() -> float:
+        clock.now += step
+        return clock.now
+
+    def running() -> list[Analysis]:
+        looks.release()
+        return []
+
+    watchdog = Watchdog(loop, running, lambda _: None, stall_s=0.1, clock=tick)
+    resumed: list[float] = []
+    watchdog.resumed = lambda: resumed.append(clock.now)
+    watchdog.start()
+    for _ in range(3):
+        assert looks.acquire(timeout=60)
+    watchdog.close()
+    loop.close()
+    assert bool(resumed) is stood_still
+
+
 class Hold(Analyzer):
     """Blocks the loop it should share."""
 
