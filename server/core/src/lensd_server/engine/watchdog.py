@@ -15,7 +15,6 @@ from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.loop import AnalysisLoop
 from lensd_server.engine.running import Analysis
 
-
 #: A busy machine lets this thread look so much later than it wanted to, at most.
 _LATE_S = 5.0
 
