@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,10 +14,14 @@ from torch import nn
 from lensd_api import LoadFailed
 from lensd_server.engine.batching.price import Price
 from lensd_server.engine.batching.turn import Turn
+from lensd_server.engine.events import ModelState
 from lensd_server.engine.models.loading import LoadedModel
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.observers import Observers
 from lensd_server.settings import LimitSettings, ModelSettings
+
+#: Long enough that only a hang reaches it.
+PATIENCE_S = 60.0
 
 
 class FakeDevice:
@@ -199,3 +203,32 @@ class Bounded:
         for name in tuple(self.loader.held):
             self.loader.let_go(name)
         self.residency.close()
+
+
+#: Makes what a test describes, and closes it afterwards.
+Make = Callable[..., Bounded]
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets other threads work until ``condition`` holds."""
+    pause = asyncio.Event()
+    for _ in range(int(PATIENCE_S / 0.005)):
+        if condition():
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(pause.wait(), 0.005)
+    raise AssertionError("it never came to that")
+
+
+def state(bounded: Bounded, name: str) -> ModelState:
+    return bounded.residency.status(name).state

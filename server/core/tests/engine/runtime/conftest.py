@@ -31,11 +31,9 @@ from lensd_server.engine.observers import Observers
 from lensd_server.engine.storage import Storage
 from lensd_server.settings import LimitSettings, ModelSettings
 from lensd_server.tiny_engine import TinyLoader
+from server.core.tests.engine.runtime.bounded import PATIENCE_S, Bounded, Make
 
 torch.set_num_threads(2)
-
-#: Long enough that only a hang reaches it.
-PATIENCE_S = 60.0
 
 RESIDUAL: Capture[Any] = Capture(sites=frozenset({Site.FINAL_RESIDUAL}))
 
@@ -257,3 +255,18 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
 @pytest.fixture
 def rig(make_rig: Callable[..., Rig]) -> Rig:
     return make_rig()
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Builds a residency of two models in a memory for one and a half, unless told otherwise."""
+    made: list[Bounded] = []
+
+    def build(**how: Any) -> Bounded:
+        how.setdefault("sizes", {"a": 100, "b": 100})
+        made.append(Bounded(**how))
+        return made[-1]
+
+    yield build
+    for bounded in made:
+        bounded.close()

@@ -1,60 +1,20 @@
 """Several models in a memory that does not hold them all."""
 
 import asyncio
-import random
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
 import structlog
 
-from lensd_api import Draining, Exhausted, FailedPrecondition, LensdError, LoadFailed
+from lensd_api import Draining, Exhausted, FailedPrecondition, LoadFailed
 from lensd_server.engine.events import LoadStep, ModelState, Warned
-from server.core.tests.engine.runtime.bounded import Bounded, FakeDevices
-
-PATIENCE_S = 60.0
-
-Make = Callable[..., Bounded]
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    made: list[Bounded] = []
-
-    def build(**how: Any) -> Bounded:
-        how.setdefault("sizes", {"a": 100, "b": 100})
-        made.append(Bounded(**how))
-        return made[-1]
-
-    yield build
-    for bounded in made:
-        bounded.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Lets other threads work until ``condition`` holds."""
-    pause = asyncio.Event()
-    for _ in range(int(PATIENCE_S / 0.005)):
-        if condition():
-            return
-        with suppress(TimeoutError):
-            await asyncio.wait_for(pause.wait(), 0.005)
-    raise AssertionError("it never came to that")
-
-
-def state(bounded: Bounded, name: str) -> ModelState:
-    return bounded.residency.status(name).state
+from server.core.tests.engine.runtime.bounded import (
+    PATIENCE_S,
+    Clock,
+    Make,
+    state,
+    until,
+)
 
 
 async def test_the_least_recently_used_makes_room(make: Make) -> None:
@@ -286,34 +246,6 @@ async def test_a_load_that_failed_does_not_stand_in_its_own_way(make: Make) -> N
     await bounded.use("b")
 
 
-async def test_the_next_load_waits_until_the_weights_are_really_gone(make: Make) -> None:
-    bounded = make()
-    hoard: list[Any] = []
-    bounded.loader.hoard = hoard
-    await bounded.use("a")
-    bounded.loader.hoard = None
-    wanting = asyncio.ensure_future(bounded.use("b"))
-    await until(lambda: bounded.residency.status("b").detail == "memory to become free")
-    assert bounded.loader.loads["b"] == 0
-    hoard.clear()
-    await wanting
-    assert bounded.loader.peak["cpu"] == 100
-
-
-async def test_memory_that_is_never_given_back_is_said_so(make: Make) -> None:
-    clock = Clock()
-    bounded = make(clock=clock)
-    hoard: list[Any] = []
-    bounded.loader.hoard = hoard
-    await bounded.use("a")
-    wanting = asyncio.ensure_future(bounded.use("b"))
-    await until(lambda: bounded.residency.status("b").detail == "memory to become free")
-    clock.now += 31
-    with pytest.raises(Exhausted, match="something still holds"):
-        await wanting
-    hoard.clear()
-
-
 async def test_a_deadline_that_leaves_no_time_for_the_load_is_refused_early(make: Make) -> None:
     clock = Clock()
     bounded = make(min_residency_s=60.0, clock=clock)
@@ -343,15 +275,6 @@ async def test_a_lease_that_does_not_end_in_time_is_refused_before_the_deadline(
             async with bounded.residency.lease("b", deadline=deadline):
                 pass
         assert loop.time() < deadline
-
-
-async def test_a_wrong_prediction_is_corrected_and_counts_from_then_on(make: Make) -> None:
-    bounded = make(sizes={"a": 60, "b": 60})
-    bounded.loader.really["a"] = 100
-    await bounded.use("a")
-    assert bounded.residency.status("a").reserved_bytes == 100
-    await bounded.use("b")
-    assert bounded.noting.evictions == {("a", "idle"): 1}
 
 
 async def test_models_that_displace_each_other_are_warned_of(make: Make) -> None:
@@ -389,146 +312,3 @@ async def test_watching_shows_who_makes_room_for_whom(make: Make) -> None:
     await wanting
     await until(lambda: ("b", "resident", "") in seen and ("a", "cold", "") in seen)
     watching.cancel()
-
-
-async def test_each_model_goes_where_there_is_most_room(make: Make) -> None:
-    bounded = make(
-        sizes={"a": 60, "b": 60, "c": 30}, devices=FakeDevices("cuda:0", "cuda:1"), budget={"cuda": 100}
-    )
-    for name in "abc":
-        await bounded.use(name)
-    places = {name: bounded.residency.status(name).device for name in "abc"}
-    assert {places["a"], places["b"]} == {"cuda:0", "cuda:1"}
-    assert not bounded.noting.evictions
-
-
-async def test_budgets_are_by_device(make: Make) -> None:
-    bounded = make(
-        sizes={"a": 80},
-        devices=FakeDevices("cpu", "cuda:0"),
-        budget={"cpu": 50, "cuda:0": 100},
-        on={"a": "auto"},
-    )
-    await bounded.use("a")
-    assert bounded.residency.status("a").device == "cuda:0"
-    assert [(m.device, m.budget, m.reserved) for m in bounded.residency.memory()] == [
-        ("cpu", 50, 0),
-        ("cuda:0", 100, 80),
-    ]
-
-
-async def test_keys_and_values_count_in_what_a_model_needs_and_the_refusal_names_them(make: Make) -> None:
-    bounded = make(sizes={"a": 60, "b": 60, "c": 60}, caches={"a": 40, "b": 0, "c": 91})
-    await bounded.use("a")
-    assert bounded.residency.status("a").reserved_bytes == 100
-    await bounded.use("b")
-    assert state(bounded, "a") is ModelState.COLD, "60 + 40 + 60 are more than 150"
-    with pytest.raises(
-        FailedPrecondition,
-        match=r"needs 151 bytes on cpu, 91 of them .*models\.c\.max_cache_bytes.* have 150",
-    ):
-        await bounded.use("c")
-
-
-@pytest.mark.parametrize(("budget", "kept"), [(400, 50), (8000, 1000), (80_000, 1000), (None, 1000)], ids=str)
-async def test_keys_and_values_take_at_most_an_eighth_of_a_budget_unless_configured(
-    make: Make, budget: int | None, kept: int
-) -> None:
-    devices = FakeDevices("cpu")
-    devices.cache_bytes = 1000
-    bounded = make(sizes={"a": 100}, devices=devices, budget=budget)
-    async with bounded.residency.lease("a") as model:
-        assert bounded.residency.status("a").reserved_bytes == 100 + kept
-        assert model.batcher._limits.max_cache_bytes == kept, "what is set aside is what is kept at most"
-
-
-async def test_without_a_budget_what_is_free_is_measured(make: Make) -> None:
-    mib = 1024 * 1024
-    devices = FakeDevices("cpu", size=1000 * mib)
-    bounded = make(sizes={"a": 400 * mib, "b": 400 * mib, "c": 745 * mib}, devices=devices, budget=None)
-    assert [memory.budget for memory in bounded.residency.memory()] == [744 * mib]
-    await bounded.use("a")
-    await bounded.use("b")
-    assert bounded.noting.evictions == {("a", "idle"): 1}
-    with pytest.raises(FailedPrecondition, match=str(745 * mib)):
-        await bounded.use("c")
-
-
-async def test_memory_that_others_use_is_not_promised(make: Make) -> None:
-    clock = Clock()
-    devices = FakeDevices("cpu", size=300, others={"cpu": 250})
-    bounded = make(devices=devices, budget=200, clock=clock)
-    with pytest.raises(LoadFailed, match="used by something else") as refused:
-        await bounded.use("a")
-    assert refused.value.reason == "NO_MEMORY"
-    devices.others["cpu"] = 0
-    clock.now += 60
-    await bounded.use("a")
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_five_hundred_requests_alternate_in_a_budget_for_one_and_a_half(make: Make, seed: int) -> None:
-    bounded = make()
-    chance = random.Random(seed)
-    served = 0
-
-    async def caller(first: int) -> None:
-        nonlocal served
-        for turn in range(20):
-            await bounded.use("ab"[(first + turn) % 2], turns=chance.randrange(4))
-            served += 1
-
-    async with asyncio.timeout(PATIENCE_S):
-        await asyncio.gather(*(caller(number) for number in range(25)))
-    assert served == 500
-    assert bounded.loader.peak["cpu"] == 100, "never both at once"
-    evictions = sum(bounded.noting.evictions.values())
-    assert evictions == sum(bounded.loader.loads.values()) - 1
-    assert 2 <= evictions < 100, "whoever waits is served together"
-    assert [bounded.residency.leases(name) for name in "ab"] == [0, 0]
-
-
-@pytest.mark.parametrize("replicas", [{}, {"c": 2, "d": 3}], ids=["one each", "replicas"])
-@pytest.mark.parametrize("seed", range(6))
-async def test_whatever_callers_and_loads_do_everybody_ends_and_nothing_is_left(
-    make: Make, seed: int, replicas: dict[str, int]
-) -> None:
-    sizes = {"a": 100, "b": 90, "c": 60, "d": 40, "p": 30}
-    bounded = make(sizes=sizes, pinned=("p",), budget=160, replicas=replicas)
-    chance = random.Random(seed)
-
-    async def caller(number: int) -> None:
-        for _ in range(12):
-            name = chance.choice("abcdp")
-            dice = chance.random()
-            if dice < 0.1:
-                bounded.loader.faults[name] = chance.choice(
-                    [LoadFailed("no"), MemoryError(), OSError("disk")]
-                )
-            if dice < 0.75:
-                task = asyncio.ensure_future(bounded.use(name, turns=chance.randrange(5)))
-            elif dice < 0.9:
-                task = asyncio.ensure_future(drain(bounded.residency.load(name)))
-            else:
-                task = asyncio.ensure_future(bounded.residency.unload(name))
-            if chance.random() < 0.3:
-                for _ in range(chance.randrange(6)):
-                    await asyncio.sleep(0)
-                task.cancel()
-            with suppress(LensdError, asyncio.CancelledError):
-                await task
-
-    async def drain(steps: Any) -> None:
-        async for _ in steps:
-            pass
-
-    async with asyncio.timeout(PATIENCE_S):
-        await asyncio.gather(*(caller(number) for number in range(16)))
-        for name in sizes:
-            await bounded.residency.unload(name)
-    assert bounded.loader.peak["cpu"] <= 160
-    assert [bounded.residency.status(name).state for name in sizes] == [ModelState.COLD] * len(sizes)
-    assert [bounded.residency.leases(name) for name in sizes] == [0] * len(sizes)
-    assert [bounded.residency.status(name).waiting for name in sizes] == [0] * len(sizes)
-    assert [memory.reserved for memory in bounded.residency.memory()] == [0]
-    assert bounded.devices.in_use["cpu"] == 0

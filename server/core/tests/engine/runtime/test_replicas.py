@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -20,13 +20,10 @@ from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.models.slot import ResidentModel
 from lensd_server.settings import ModelSettings
 from lensd_server.tiny_engine import TinyLoader
-from server.core.tests.engine.runtime.bounded import Bounded, FakeDevices
+from server.core.tests.engine.runtime.bounded import Bounded, Clock, FakeDevices, Make, until
 from server.core.tests.engine.runtime.conftest import RESIDUAL
-from server.core.tests.engine.runtime.test_eviction import Clock, until
 
 GPUS = ("cuda:0", "cuda:1")
-
-Make = Callable[..., Bounded]
 
 
 @pytest.fixture
