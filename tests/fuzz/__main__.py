@@ -40,6 +40,7 @@ def _show(tally: Tally) -> None:
     rate = tally.made / tally.seconds
     print(f"{tally.made} attempts in {tally.seconds:.1f} s ({rate:.0f} a second), ", end="")
     print(f"resident set {tally.grown_bytes / 2**20:+.1f} MiB after warming up")
+    print(f"  by tenths, MiB: {' '.join(f'{size / 2**20:.0f}' for size in tally.course)}")
     codes = Counter[str]()
     for (_, code, reason), count in tally.ends.items():
         codes[f"{code} {reason}".strip()] += count

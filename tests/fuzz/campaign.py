@@ -22,8 +22,9 @@ from tests.fuzz.wire import End, Wire
 
 BUSY, SPARE = "llama", "gpt2"
 _AT_ONCE = 96
-#: How much a daemon may have grown between the second fifth of a campaign and its last.
-_GROWTH_BYTES = 48 * 1024 * 1024
+#: How much a daemon may have grown between the middle fifth of a campaign and its last: its pools of threads
+#: take some for each thread that they come to have.
+_GROWTH_BYTES = 32 * 1024 * 1024
 _SAMPLES = 100
 _GAUGES = (
     "lensd_analyses_in_flight", "lensd_queue_rows", "lensd_queue_tokens", "lensd_model_leases", "lensd_model_hooks",
@@ -43,9 +44,18 @@ class Tally:
 
     @property
     def grown_bytes(self) -> float:
-        """From the second fifth, when it was warm, to the last."""
-        fifth = max(1, len(self.resident) // 5)
-        return median(self.resident[-fifth:]) - median(self.resident[fifth : 2 * fifth] or self.resident)
+        """From the middle fifth, when it was warm, to the last."""
+        if len(self.resident) < 5:
+            return 0.0
+        fifth = len(self.resident) // 5
+        return median(self.resident[-fifth:]) - median(self.resident[2 * fifth : 3 * fifth])
+
+    @property
+    def course(self) -> list[float]:
+        """The median of each tenth of the sizes."""
+        count = len(self.resident)
+        tenths = (self.resident[i * count // 10 : (i + 1) * count // 10] for i in range(10))
+        return [median(tenth) for tenth in tenths if tenth]
 
     def note(self, attempt: Attempt, end: End) -> None:
         """One more."""
