@@ -52,6 +52,7 @@ HEALTHY = {
     'lensd_plugin_info{job="lensd",instance="a",plugin="p",distribution="lensd-p",version="1",status="active"}': "1x6000",
     'lensd_config_reloads_total{job="lensd",instance="a",outcome="ok"}': "0 1 2 3x6000",
     'lensd_config_reloads_total{job="lensd",instance="a",outcome="refused"}': "0x6000",
+    'lensd_audit_lines_lost_total{job="lensd",instance="a"}': "0x6000",
 }
 
 _ANALYSES = 'lensd_analyses_total{job="lensd",instance="a",analyzer="dla",model="m",outcome="%s"}'
@@ -188,6 +189,14 @@ CASES = [
         at="12m",
         summary="a refused its new configuration",
         labels={**_ONE, "outcome": "refused"},
+        silent_at=("9m", "30m"),
+    ),
+    Case(
+        "LensdAuditNotWritten",
+        {'lensd_audit_lines_lost_total{job="lensd",instance="a"}': "0x9 3x60"},
+        at="12m",
+        summary="a cannot write its audit",
+        labels=_ONE,
         silent_at=("9m", "30m"),
     ),
     Case(

@@ -62,7 +62,6 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
     """
     configure_logging(log_format=settings.server.log_format, level=settings.server.log_level)
     try:
-        _keep_audit(settings.auth.audit_file)
         with _claimed(settings):
             daemon = Daemon(settings, assemble(settings), _announce, reread)
             threading.Thread(target=_end_in_time, args=(daemon,), name="lensd-end", daemon=True).start()
@@ -80,11 +79,11 @@ def _admit_defeat(daemon: Daemon) -> None:
         print(f"lensd: stopped because {daemon.defeat}; start it anew", file=sys.stderr)
 
 
-def _keep_audit(path: Path | None) -> None:
+def _keep_audit(path: Path | None, metrics: Metrics) -> None:
     if path is None:
         return
     try:
-        keep_audit(path)
+        keep_audit(path, metrics.audit_lost.inc)
     except OSError as error:
         raise StartFailed(f"auth.audit_file: {path}: {error.strerror}") from error
 
@@ -124,6 +123,7 @@ def assemble(settings: Settings) -> Engine:
         raise StartFailed(str(error)) from error
     metrics = Metrics()
     metrics.expect(settings.models)
+    _keep_audit(settings.auth.audit_file, metrics)
     tracing = _tracing(settings)
     traced = () if tracing is None else (tracing,)
     # Metrics first: a plugin's hook must not delay them.

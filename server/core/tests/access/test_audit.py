@@ -11,7 +11,7 @@ import structlog
 
 from lensd_api.errors import Unauthenticated
 from lensd_server.access.audit import LOGGER, Audit
-from lensd_server.telemetry.logging import configure_logging, keep_audit
+from lensd_server.telemetry.logging import AuditFile, configure_logging, keep_audit
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,52 @@ def test_a_file_that_was_moved_away_is_made_anew_and_none_is_cut_short(tmp_path:
     act(Audit(), "two")
     assert (tmp_path / "audit.jsonl.1").read_text().startswith("from before\n")
     assert json.loads(file.read_text())["subject"] == "two"
+
+
+def test_a_file_that_is_made_anew_is_for_its_owner_too(tmp_path: Path) -> None:
+    configure_logging(stream=io.StringIO())
+    file = tmp_path / "audit.jsonl"
+    keep_audit(file)
+    file.unlink()
+    act(Audit())
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_while_the_file_cannot_be_written_lines_are_counted_and_the_log_says_so_once_a_minute(
+    tmp_path: Path,
+) -> None:
+    out, now, lost = io.StringIO(), 100.0, 0
+
+    def lose() -> None:
+        nonlocal lost
+        lost += 1
+
+    configure_logging(stream=out)
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    handler = AuditFile(folder / "audit.jsonl", lose, clock=lambda: now)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger(LOGGER).addHandler(handler)
+    audit = Audit()
+    folder.rename(tmp_path / "elsewhere")
+    for _ in range(3):
+        act(audit)
+    now += 61.0
+    act(audit)
+    assert lost == 4
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["event"] for line in lines].count("admin call") == 4, "the log has what the file has not"
+    told = [line for line in lines if line["event"] == "the audit cannot be written"]
+    assert [line["lost"] for line in told] == [1, 4]
+    assert "FileNotFoundError" in told[0]["problem"]
+
+    folder.mkdir()
+    act(audit)
+    act(audit)
+    assert lost == 4
+    assert len((folder / "audit.jsonl").read_text().splitlines()) == 2
+    again = [line for line in map(json.loads, out.getvalue().splitlines()) if "again" in line["event"]]
+    assert [line["lost"] for line in again] == [4]
 
 
 def test_a_flood_of_refusals_is_counted_rather_than_written() -> None:

@@ -5,8 +5,11 @@ is tried, too.
 """
 
 import asyncio
+import io
 import json
-from collections.abc import AsyncIterator, Callable
+import logging
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ import structlog
 
 from lensd_proto.v1 import analysis_pb2, models_pb2, server_pb2
 from lensd_server.access.access import Access
+from lensd_server.access.audit import LOGGER
 from lensd_server.access.caller import Scope
 from lensd_server.access.identity import Authenticator
 from lensd_server.access.tokens import issue_token, revoke_tokens
 from lensd_server.rpc.scope import PROBES, SCOPES
 from lensd_server.settings import AuthSettings
+from lensd_server.telemetry.logging import configure_logging, keep_audit
 
 CHANNELZ = {name for name in SCOPES if name.startswith("/grpc.channelz.")}
 SERVED = {"public": sorted(set(SCOPES) - CHANNELZ), "admin": sorted(SCOPES)}
@@ -243,6 +248,44 @@ async def test_operators_acts_and_refusals_are_written_down_without_tokens(
     written = json.dumps([line for line in lines], default=str)
     assert not any(token in written for token in tokens.values())
     assert "xxxx" not in written
+
+
+@pytest.fixture
+def audit_folder(tmp_path: Path, served: Any) -> Iterator[Path]:
+    """Where the audit of the daemon is kept, counted as the daemon counts it."""
+    root, audit = logging.getLogger(), logging.getLogger(LOGGER)
+    handlers, level, audit_level = root.handlers[:], root.level, audit.level
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    configure_logging(stream=io.StringIO())
+    keep_audit(folder / "audit.jsonl", served.metrics.audit_lost.inc)
+    yield folder
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for handler in audit.handlers[:]:
+        audit.removeHandler(handler)
+        handler.close()
+    audit.setLevel(audit_level)
+    structlog.reset_defaults()
+
+
+async def test_an_audit_that_cannot_be_written_changes_no_answer(
+    served: Any, tokens: dict[str, str], audit_folder: Path, refusal: Callable[[Any], Any]
+) -> None:
+    shutil.rmtree(audit_folder)
+    said = await refusal(served.public.unary_unary("/lensd.v1.ModelService/ListModels")(b""))
+    assert (said.code, said.reason) == (grpc.StatusCode.UNAUTHENTICATED, "NO_CREDENTIALS")
+    assert str(audit_folder) not in f"{said.message}{said.status}"
+
+    stubs, admin = served.stubs(served.admin), [("authorization", f"Bearer {tokens['admin']}")]
+    await stubs.models.UnloadModel(models_pb2.UnloadModelRequest(name="tiny"), metadata=admin)
+    assert served.metrics.registry.get_sample_value("lensd_audit_lines_lost_total") == 2
+
+    audit_folder.mkdir()  # noqa: ASYNC240
+    await stubs.models.UnloadModel(models_pb2.UnloadModelRequest(name="other"), metadata=admin)
+    (kept,) = map(json.loads, (audit_folder / "audit.jsonl").read_text().splitlines())
+    assert (kept["event"], kept["subject"], kept["code"]) == ("admin call", "other", "OK")
+    assert served.metrics.registry.get_sample_value("lensd_audit_lines_lost_total") == 2
 
 
 class TestClosedHealth:

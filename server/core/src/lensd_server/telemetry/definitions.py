@@ -227,6 +227,9 @@ DRAINING = GaugeDefinition("lensd_draining", "1 while the daemon is shutting dow
 CONFIG_RELOADS = CounterDefinition(
     "lensd_config_reloads_total", "Times that the configuration was read again.", ("outcome",)
 )
+AUDIT_LOST = CounterDefinition(
+    "lensd_audit_lines_lost_total", "Lines of the audit that could not be written to `auth.audit_file`."
+)
 CERTIFICATE_EXPIRY = GaugeDefinition(
     "lensd_tls_certificate_expiry_timestamp_seconds",
     "When the certificate that a listener shows expires, in Unix time.",

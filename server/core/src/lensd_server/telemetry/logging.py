@@ -5,8 +5,12 @@ Request identifiers are logged, prompts never: tracebacks are printed without lo
 
 import logging
 import logging.handlers
+import math
 import os
 import sys
+import time
+from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -14,6 +18,9 @@ import structlog
 
 from lensd_api.hookspecs import AnalysisRecord
 from lensd_server.access.audit import LOGGER as AUDIT_LOGGER
+
+#: How often the log says that the audit cannot be written, while that lasts.
+_REMIND_S = 60.0
 
 
 def configure_logging(
@@ -66,13 +73,65 @@ def _shared() -> list[Any]:
     ]
 
 
-def keep_audit(path: Path) -> None:
+class AuditFile(logging.handlers.WatchedFileHandler):
+    """A file of the audit that may be moved away, or become impossible to write, while the daemon serves.
+
+    What cannot be written fails no call: ``when_lost`` is called for each line, the log says it once a
+    minute, and the next line tries again.
+    """
+
+    def __init__(
+        self, path: Path, when_lost: Callable[[], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Raises OSError."""
+        super().__init__(path, encoding="utf-8")
+        self._when_lost, self._clock = when_lost, clock
+        self._lost = 0
+        self._quiet_until = -math.inf
+        self._log = structlog.get_logger("lensd.logging")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line, or counts it as lost."""
+        lost = self._lost
+        try:
+            super().emit(record)
+        except OSError:  # of opening the file anew, which logging does not guard
+            self.handleError(record)
+        if lost and lost == self._lost:
+            self._lost, self._quiet_until = 0, -math.inf
+            self._log.warning("the audit is written again", path=self.baseFilename, lost=lost)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (inherited)
+        """Of an error that is being handled."""
+        self._lost += 1
+        self._when_lost()
+        now = self._clock()
+        if now < self._quiet_until:
+            return
+        self._quiet_until = now + _REMIND_S
+        self._log.error(
+            "the audit cannot be written",
+            path=self.baseFilename,
+            problem=repr(sys.exception()),
+            lost=self._lost,
+        )
+
+    def _open(self) -> TextIOWrapper:
+        # Whoever made the file, what we make is for its owner alone.
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=_for_the_owner)
+
+
+def _for_the_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def keep_audit(path: Path, when_lost: Callable[[], None] = lambda: None) -> None:
     """Appends the audit's lines to ``path`` as well, JSON objects, for its owner to read. Raises OSError.
 
-    A file that was moved away, as logrotate does it, is made anew.
+    A file that was moved away, as logrotate does it, is made anew. ``when_lost`` is called for each line
+    that cannot be written later on.
     """
-    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-    handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+    handler = AuditFile(path, when_lost)
     final = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_shared(), processors=final))
     logging.getLogger(AUDIT_LOGGER).addHandler(handler)

@@ -71,6 +71,7 @@ class Metrics:
         self.config_reloads = definitions.CONFIG_RELOADS.instrument(keep)
         for outcome in ("ok", "refused"):  # there from the start, so that an increase can be seen
             self.config_reloads.labels(outcome)
+        self.audit_lost = definitions.AUDIT_LOST.instrument(keep)
         self.build_info = definitions.BUILD_INFO.instrument(keep)
         self.build_info.labels(__version__, platform.python_version()).set(1)
 

@@ -235,6 +235,23 @@ PROCESS = Group(
             ),
         ),
         Alert(
+            "LensdAuditNotWritten",
+            f"increase({d.AUDIT_LOST.name}[15m]) > 0",
+            "ticket",
+            "{{ $labels.instance }} cannot write its audit",
+            "Admin calls or refusals of the last quarter of an hour are missing in `auth.audit_file`. The calls "
+            "themselves went on, and the daemon's log has their lines.",
+            (
+                "The log line `the audit cannot be written` names the file and the problem; it comes once a minute "
+                "while that lasts.",
+                "Folder or file gone, or made anew for another user: make it writable for the daemon's user "
+                "(logrotate: `create 0600 USER GROUP`, or `nocreate` and let the daemon make it). Disk full: make room.",
+                "Nothing has to be restarted: the next line tries again, and the log says `the audit is written "
+                "again` with how many were lost.",
+                "Take what is missing from the log: the lines of logger `lensd.audit`.",
+            ),
+        ),
+        Alert(
             "LensdPluginQuarantined",
             f'{d.PLUGIN_INFO.name}{{status="quarantined"}} == 1',
             "ticket",
