@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from lensd_server.doctor import Finding, Verdict
 from lensd_server.doctor.room import examine_room
 from lensd_server.engine import memory
+from lensd_server.engine.device import Devices
 from lensd_server.settings import Settings
 
 MIB = 2**20
@@ -118,3 +119,18 @@ def test_preloaded_models_whose_size_nobody_knows_yet_are_named(configured: Conf
     fetched_later = {"source": "hf:nobody/never-fetched@abc", **preload}
     findings = found(configured(64, a=preload, b=preload, later=fetched_later))
     assert findings["preloaded models"].text.endswith("; not counted, since not here yet: later")
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cuda:0")])
+def test_limits_of_devices_that_are_not_here_are_named(
+    devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Devices, "names", devices)
+    limits = dict.fromkeys(("cpu", "cuda", "cuda:0", "cuda:9"), "1 GiB")
+    finding = found(Settings.model_validate({"limits": {"memory_bytes": limits}}))["limits.memory_bytes"]
+    assert finding.verdict is Verdict.NOTE
+    absent = "cuda:9" if "cuda:0" in devices else "cuda, cuda:0, cuda:9"
+    assert finding.text == (f"limits {absent}, which this machine does not have; it has {', '.join(devices)}")
+    limits.pop("cuda:9")
+    named = found(Settings.model_validate({"limits": {"memory_bytes": limits}}))
+    assert ("limits.memory_bytes" in named) == ("cuda:0" not in devices)

@@ -123,6 +123,22 @@ def test_settings_are_frozen() -> None:
         ("[quota]\nmax_analyses = 0", r"quota\.max_analyses.*greater than or equal to 1"),
         ("[quota.callers.a]\nrows = 1", r"quota\.callers\.a\.rows .*no such setting"),
         ("[server", "not valid TOML"),
+        (f"a = {'9' * 5000}", "not valid TOML.*digits"),
+        (f"a = {'[' * 9999}{']' * 9999}", "nested too deeply"),
+        (
+            '[limits]\nmemory_bytes = "8 Gigs"',
+            r"^limits\.memory_bytes \(.*\): '8 Gigs' is no size.*\"8 GiB\"",
+        ),
+        ("[limits]\nmemory_bytes = 0", r"^limits\.memory_bytes .*0 is no size"),
+        ("[limits]\nmemory_bytes = true", r"^limits\.memory_bytes .*True is no size"),
+        ("[limits]\nmemory_bytes = {cpu = -1}", r"^limits\.memory_bytes .*-1 is no size"),
+        *(
+            (
+                f"[limits.memory_bytes]\n'{name}' = 1",
+                rf"^limits\.memory_bytes .*'{name}' is no device.*cuda:0",
+            )
+            for name in ("cuda0", "CPU", "gpu", "cuda:", "cuda:00", "cpu:0", "")
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_key(text: str, complaint: str) -> None:
@@ -147,6 +163,78 @@ def test_an_unknown_section_of_the_environment_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("LENSD_SERVR__LISTEN", "x")
     with pytest.raises(SettingsError, match="LENSD_SERVR__LISTEN: there is no section 'servr'"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("LENSD_STATE_DIR", "LENSD_SERVER__STATE_DIR"),
+        ("LENSD_LISTEN", "LENSD_SERVER__LISTEN"),
+        ("LENSD_TLS_CERT", "LENSD_TLS__CERT"),
+        ("lensd_loglevel", "LENSD_SERVER__LOG_LEVEL"),
+        ("LENSD_DEVICE", "LENSD_MODELS__NAME__DEVICE"),
+        ("LENSD_CONFIGS", "LENSD_CONFIG"),
+    ],
+)
+def test_a_variable_without_its_section_is_refused_with_the_one_that_was_meant(
+    variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(SettingsError, match=rf"^{variable}: no such setting; did you mean {meant}\? "):
+        load_settings()
+
+
+@pytest.mark.parametrize(("variable", "value"), [("LENSD_QQQ", "1"), ("LENSD_ADMIN_PORT", "50052")])
+def test_a_variable_like_no_other_is_refused(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=rf"^{variable}: no such setting.*LENSD_SECTION__KEY"):
+        load_settings()
+
+
+def test_what_kubernetes_sets_for_services_called_lensd_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for service in ("LENSD", "LENSD_METRICS", "LENSD_SERVER", "LENSD__B"):
+        links = {
+            "SERVICE_HOST": "10.0.0.1",
+            "SERVICE_PORT": "50051",
+            "SERVICE_PORT_GRPC": "50051",
+            "PORT": "tcp://10.0.0.1:50051",
+            "PORT_50051_TCP": "tcp://10.0.0.1:50051",
+            "PORT_50051_TCP_PROTO": "tcp",
+            "PORT_50051_TCP_PORT": "50051",
+            "PORT_50051_TCP_ADDR": "10.0.0.1",
+        }
+        for name, value in links.items():
+            monkeypatch.setenv(f"{service}_{name}", value)
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize("variable", ["LENSD_MODELS", "LENSD_LIMITS__MEMORY_BYTES"])
+def test_a_deeply_nested_variable_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "[" * 99999)
+    with pytest.raises(SettingsError, match="environment: a value is nested too deeply"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('"8 GiB"', 8 * 2**30),
+        ("1000", 1000),
+        ('{cpu = "1 KiB", cuda = 2, "cuda:10" = "3"}', {"cpu": 1024, "cuda": 2, "cuda:10": 3}),
+    ],
+)
+def test_memory_is_limited_on_every_device_or_by_name(written: str, read: object) -> None:
+    toml(f"[limits]\nmemory_bytes = {written}\n")
+    assert load_settings().limits.memory_bytes == read
+
+
+def test_memory_may_be_limited_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LENSD_LIMITS__MEMORY_BYTES", "1 KiB")
+    assert load_settings().limits.memory_bytes == 1024
+    monkeypatch.setenv("LENSD_LIMITS__MEMORY_BYTES", '{"cuda": "1 KiB"}')
+    assert load_settings().limits.memory_bytes == {"cuda": 1024}
 
 
 def test_a_missing_file_is_named() -> None:

@@ -1,9 +1,9 @@
-"""Memory: does each configured model fit, and do those that are preloaded fit together?
+"""Memory: are the limits of devices that exist, does each model fit, and do those that are preloaded fit together?
 
 By the same predictions and budgets as the daemon's own. Headers are read, no weights.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lensd_api import LoadFailed
@@ -22,7 +22,8 @@ Needs = Mapping[str, int]
 
 
 def examine_room(settings: Settings) -> Iterator[Finding]:
-    """One finding a model whose size can be known, and one for those that are preloaded together."""
+    """One finding for limits of devices that are not here, one a model whose size can be known, and one for
+    those that are preloaded together."""
     try:
         from lensd_server.engine.device import Devices
         from lensd_server.engine.models.room import Room
@@ -30,6 +31,7 @@ def examine_room(settings: Settings) -> Iterator[Finding]:
         return
     devices = Devices()
     room = Room(_Memory(devices), settings.limits.memory_bytes)
+    yield from _absent(settings.limits.memory_bytes, devices.names)
     preloaded: dict[str, Needs] = {}
     unknown: list[str] = []
     for name, model in settings.models.items():
@@ -46,6 +48,20 @@ def examine_room(settings: Settings) -> Iterator[Finding]:
             unknown.append(name)
     if len(preloaded) > 1:
         yield _together(preloaded, unknown, room)
+
+
+def _absent(limits: int | Mapping[str, int] | None, present: Sequence[str]) -> Iterator[Finding]:
+    """A note when limits are of devices that this machine does not have."""
+    named = limits if isinstance(limits, Mapping) else {}
+    kinds = {device.partition(":")[0] for device in present}
+    absent = [name for name in named if name not in kinds.union(present)]
+    if absent:
+        yield Finding(
+            "limits.memory_bytes",
+            Verdict.NOTE,
+            f"limits {', '.join(absent)}, which this machine does not have; it has {', '.join(present)}",
+            "name devices that it has; in a container, check that GPUs are passed to it",
+        )
 
 
 class _Memory:
