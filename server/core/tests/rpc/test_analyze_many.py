@@ -1,7 +1,8 @@
 """Many analyses over one stream: neighbours never notice each other's end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import gc
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -13,6 +14,10 @@ from lensd_api.errors import InvalidParams
 from lensd_api.results import Record
 from lensd_proto.v1 import analysis_pb2
 from lensd_server.engine.events import AnalysisEvent, AnalysisRequest, Found
+from lensd_server.rpc.dispatch import Call
+from lensd_server.rpc.gate import Gate
+from lensd_server.rpc.many import ManyAnalyses
+from lensd_server.settings import LimitSettings
 
 Many = analysis_pb2.AnalyzeManyRequest
 Refusal = Callable[[Any], Any]
@@ -225,3 +230,83 @@ async def test_a_stream_that_is_not_read_stops_its_analyses(served: Any) -> None
     assert made < 250
     stream.call.cancel()
     await asyncio.wait_for(served.executor.ended["1"].wait(), 10)
+
+
+_UNREAD = "ipv4:127.0.0.1:1"
+
+
+class Unread:
+    """A stream of at most two analyses whose client reads nothing before it is told to."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[Many] = asyncio.Queue()
+        self.ran: list[str] = []
+        self.taken = 0
+        gate, call = Gate(), Call("/lensd.v1.AnalysisService/AnalyzeMany", _UNREAD, None)
+        many = ManyAnalyses(self._respond, LimitSettings(max_analyses_per_stream=2), gate, call)
+        self.responses = many.run(self._messages())
+
+    async def begin(self) -> None:
+        """The stream runs from its first message on, which is read."""
+        self.sent.put_nowait(start("first"))
+        await anext(self.responses)
+
+    async def send(self, *messages: Many) -> None:
+        """Each when nothing more happens because of the one before."""
+        for message in messages:
+            self.sent.put_nowait(message)
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+    async def read(self, count: int) -> dict[str, analysis_pb2.AnalyzeResponse]:
+        """The next messages by request."""
+        read = [await asyncio.wait_for(anext(self.responses), 20) for _ in range(count)]
+        return {event.request_id: event for event in read}
+
+    async def _messages(self) -> AsyncIterator[Many]:
+        while True:
+            message = await self.sent.get()
+            self.taken += 1
+            yield message
+
+    async def _respond(self, request: AnalysisRequest) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
+        self.ran.append(request.request_id)
+        if request.analyzer == "bad":
+            raise InvalidParams.field("prompt", "is empty")
+        yield analysis_pb2.AnalyzeResponse(request_id=request.request_id, completed=analysis_pb2.Completed())
+
+
+@pytest.fixture
+async def unread() -> AsyncIterator[Unread]:
+    """A stream that has begun; the analyzer `bad` fails."""
+    unread = Unread()
+    await unread.begin()
+    yield unread
+    await unread.responses.aclose()
+
+
+@pytest.mark.parametrize("analyzer", ["ok", "bad"])
+async def test_what_is_held_for_a_client_that_does_not_read_is_bounded(unread: Unread, analyzer: str) -> None:
+    await unread.send(*(start(str(index), analyzer) for index in range(100)))
+    assert unread.taken < 20
+    gc.collect()
+    requests = [found for found in gc.get_objects() if type(found) is AnalysisRequest]
+    assert not [request.request_id for request in requests if request.peer == _UNREAD]
+
+
+async def test_all_of_them_are_answered_once_it_reads(unread: Unread) -> None:
+    await unread.send(*(start(str(index), ("ok", "bad")[index % 2]) for index in range(100)))
+    said = await unread.read(100)
+    kinds = [str(said[str(index)].WhichOneof("event")) for index in range(100)]
+    assert kinds == ["completed", "failed"] * 50
+
+
+async def test_a_start_that_waits_for_its_client_to_read_can_be_cancelled(unread: Unread) -> None:
+    # As many as may wait to be sent, and twice as many as may run.
+    await unread.send(*(start(str(index)) for index in range(12)))
+    await unread.send(start("waits"), cancel("waits"))
+    assert unread.sent.empty()
+    assert reason((await unread.read(13))["waits"]) == "CANCELLED"
+    await unread.send(start("waits"))
+    assert (await unread.read(1))["waits"].HasField("completed")
+    assert unread.ran == ["first", *map(str, range(12)), "waits"]

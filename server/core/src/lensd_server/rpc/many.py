@@ -32,6 +32,9 @@ class ManyAnalyses:
 
     After the client's half-close running analyses finish. The failure of one analysis ends it
     with ``failed`` and leaves the others alone; a message that is not one ends the stream.
+
+    What a client that does not read makes it hold is bounded: analyses whose last message waits to be
+    sent keep that message only, and with too many of them further starts wait.
     """
 
     def __init__(self, respond: Respond, limits: LimitSettings, gate: Gate, call: Call) -> None:
@@ -44,6 +47,10 @@ class ManyAnalyses:
         self._running: dict[str, asyncio.Task[None]] = {}
         #: Gone when the last message has been queued.
         self._tasks: set[asyncio.Task[None]] = set()
+        self._most_tasks = 2 * limits.max_analyses_per_stream
+        #: The start that waits until there is room, with its request_id.
+        self._held: asyncio.Task[None] | None = None
+        self._held_id = ""
         self._outbox: asyncio.Queue[analysis_pb2.AnalyzeResponse | _End] = asyncio.Queue(_OUTBOX)
         self._closing = False
         self._half_closed = False
@@ -65,6 +72,8 @@ class ManyAnalyses:
         finally:
             self._closing = True
             tasks = [reader, idle, *self._tasks]
+            if self._held is not None:
+                tasks.append(self._held)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -93,20 +102,51 @@ class ManyAnalyses:
             await self._outbox.put(_End(error))
 
     async def _finish(self) -> None:
+        await self._none_held()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def _act(self, message: analysis_pb2.AnalyzeManyRequest) -> None:
         match message.WhichOneof("action"):
             case "start":
-                await self._start(message.start)
+                await self._none_held()
+                if self._is_crowded():
+                    self._held_id = message.start.request_id
+                    self._held = asyncio.create_task(self._start_later(message.start))
+                    await asyncio.sleep(0)  # a task that is cancelled before its first step says nothing
+                else:
+                    await self._start(message.start)
             case "cancel":
-                task = self._running.get(message.cancel.request_id)
-                if task is not None:
-                    task.cancel()
+                self._cancel(message.cancel.request_id)
             case _:
                 fault = FieldViolation("action", "must hold `start` or `cancel`")
                 raise InvalidRequest("a message without an action", violations=[fault])
+
+    def _cancel(self, request_id: str) -> None:
+        task = self._running.get(request_id)
+        if task is None and request_id == self._held_id:
+            task = self._held
+        if task is not None:
+            task.cancel()
+
+    def _is_crowded(self) -> bool:
+        """Whether a start, or its refusal, would wait for the client to read."""
+        return len(self._tasks) >= self._most_tasks or self._outbox.full()
+
+    async def _none_held(self) -> None:
+        """One start is held at a time; until it has begun, cancels are read and nothing else."""
+        if self._held is not None:
+            await self._held
+
+    async def _start_later(self, message: analysis_pb2.AnalyzeRequest) -> None:
+        try:
+            while len(self._tasks) >= self._most_tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._start(message)
+        except asyncio.CancelledError:
+            if self._closing:
+                raise
+            await self._outbox.put(_failed(clip(message.request_id, 128), 0, _cancelled()))
 
     async def _start(self, message: analysis_pb2.AnalyzeRequest) -> None:
         try:
@@ -148,26 +188,40 @@ class ManyAnalyses:
         )
 
     async def _run_one(self, request: AnalysisRequest) -> None:
-        sent = 0
+        request_id = request.request_id
+        last = await self._converse(request)
+        del request  # the client may read nothing for long
+        self._running.pop(request_id, None)
+        await self._outbox.put(last)
+
+    async def _converse(self, request: AnalysisRequest) -> analysis_pb2.AnalyzeResponse:
+        """Queues the messages of one analysis except for the last one, which it answers."""
+        sent, last = 0, None
         try:
             async with aclosing(self._respond(request)) as responses:
                 async for response in responses:
                     if response.HasField("completed"):
-                        self._running.pop(request.request_id, None)
-                    await self._outbox.put(response)
-                    sent += 1
-            return
+                        last = response
+                    else:
+                        await self._outbox.put(response)
+                        sent += 1
+            if last is None:
+                raise RuntimeError("an analysis ended without its last message")
+            return last
         except asyncio.CancelledError:
             if self._closing:
                 raise
-            failure: LensdError = Cancelled("the caller cancelled the analysis")
+            failure: LensdError = _cancelled()
         except LensdError as error:
             failure = error
         except Exception as error:  # ours: it must end in one event like any other
             failure = internal_failure(error, "the analysis", request_id=request.request_id)
         # Numbered by what was queued: a message that the cancel overtook was never sent.
-        self._running.pop(request.request_id, None)
-        await self._outbox.put(_failed(request.request_id, sent, failure))
+        return _failed(request.request_id, sent, failure)
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled("the caller cancelled the analysis")
 
 
 def _failed(request_id: str, sequence: int, error: LensdError) -> analysis_pb2.AnalyzeResponse:
