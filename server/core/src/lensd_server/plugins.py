@@ -174,7 +174,7 @@ class AnalyzerRegistry:
                 continue
             try:
                 answer = call(loaded.hooks)
-            except Exception as error:  # the plugin's own hook
+            except BaseException as error:  # the plugin's own hook, which may even exit
                 self._count(loaded, "hook", error)
             else:
                 yield loaded, answer
@@ -184,7 +184,7 @@ class AnalyzerRegistry:
         with self._lock:
             self.errors[distribution] = self.errors.get(distribution, 0) + 1
 
-    def _count(self, loaded: LoadedPlugin, hook: str, error: Exception) -> None:
+    def _count(self, loaded: LoadedPlugin, hook: str, error: BaseException) -> None:
         distribution = loaded.record.distribution
         self.count_error(distribution)
         _log.error("plugin hook failed", distribution=distribution, hook=hook, exc_info=error)

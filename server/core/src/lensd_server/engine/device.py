@@ -231,12 +231,22 @@ def set_cpu_threads() -> None:
     torch.set_num_threads(usable_cores())
 
 
+#: What plain runtime errors say: torch's CPU allocator, oneDNN, the CUDA driver and its libraries.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "could not create a memory object",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # torch's CPU allocator raises a plain RuntimeError
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(text in said for text in _OUT_OF_MEMORY)
 
 
 #: What CUDA calls faults after which every call of the process fails: its context is broken.

@@ -9,6 +9,7 @@ from lensd_server.engine.batching.batch import PreparedRow
 from lensd_server.engine.batching.batcher import Batcher
 from lensd_server.engine.batching.call import ForwardCall
 from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.sampling import choose_tokens
 from lensd_server.engine.writing import TellingCall, Writing, WritingCall
 
@@ -110,11 +111,18 @@ class Generation:
             return
         writing = self._writings[index]
         assert writing.stop is not None
+        try:
+            text = writing.text
+        except BaseException as error:  # a tokenizer's own code, with tokens that it may not know
+            self._fail(
+                internal_failure(error, "turning tokens into text", request_id=self._ticket.request_id)
+            )
+            return
         self._tell(
             Generated(
                 row=index,
                 tokens=tuple(writing.tokens),
-                text=writing.text,
+                text=text,
                 stop=writing.stop,
                 logprobs=tuple(writing.logprobs),
                 before=self._before.get(index),
@@ -126,9 +134,14 @@ class Generation:
             self._tell(None)
 
     def _settled(self, call: ForwardCall) -> None:
-        if call.error is not None and not self._over:
+        if call.error is not None:
+            self._fail(call.error)
+
+    def _fail(self, error: LensdError) -> None:
+        """The first error is the last event."""
+        if not self._over:
             self._over = True
-            self._tell(call.error)
+            self._tell(error)
 
     def _withdraw(self) -> None:
         error = self._ticket.error() or Cancelled("the generation was given up")

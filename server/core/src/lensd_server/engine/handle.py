@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
+from operator import index as integer
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
@@ -276,26 +277,37 @@ def _no_logprobs() -> Tensor:
 
 def prepare(row: Row, capture: Capture[Any], anatomy: Anatomy) -> PreparedRow:
     """Checks a row and resolves its positions. Raises InvalidRequest."""
-    length = len(row.tokens)
+    tokens = _integers("tokens", row.tokens)
+    length = len(tokens)
     if not length:
         raise InvalidRequest("a row has no token")
     if length > anatomy.context_length:
         raise InvalidRequest(
             f"a row has {length} tokens, but the model's context holds {anatomy.context_length}"
         )
-    if min(row.tokens) < 0 or max(row.tokens) >= anatomy.vocab_size:
+    if min(tokens) < 0 or max(tokens) >= anatomy.vocab_size:
         raise InvalidRequest(f"token ids must lie between 0 and {anatomy.vocab_size - 1}")
-    for label, values, limit in (
+    said: dict[str, tuple[int, ...] | None] = {}
+    for label, given, limit in (
         ("attention_mask", row.attention_mask, 2),
         ("position_ids", row.position_ids, anatomy.context_length),
     ):
+        said[label] = values = None if given is None else _integers(label, given)
         if values is None:
             continue
         if len(values) != length:
             raise InvalidRequest(f"{label} has {len(values)} entries for {length} tokens")
         if min(values) < 0 or max(values) >= limit:
             raise InvalidRequest(f"{label} must lie between 0 and {limit - 1}")
-    return PreparedRow(row.tokens, _positions(capture, length), row.attention_mask, row.position_ids)
+    return PreparedRow(tokens, _positions(capture, length), **said)
+
+
+def _integers(label: str, values: Sequence[Any]) -> tuple[int, ...]:
+    """Whatever sequence an author took, as what can be compared and kept."""
+    try:
+        return tuple(map(integer, values))
+    except TypeError:
+        raise InvalidRequest(f"{label} of a row must be whole numbers") from None
 
 
 def check_sampling(sampling: Sampling, anatomy: Anatomy) -> None:

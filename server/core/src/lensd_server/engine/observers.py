@@ -147,5 +147,7 @@ class Observers:
 def _tell(notice: Callable[..., None], *what: object) -> None:
     try:
         notice(*what)
-    except Exception:  # a plugin's hook, or a metric of ours: never worth an analysis
+    except (
+        BaseException
+    ):  # a plugin's hook, which may even exit, or a metric of ours: never worth an analysis
         structlog.get_logger("lensd.engine").exception("an observer failed")

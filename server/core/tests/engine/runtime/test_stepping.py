@@ -11,7 +11,7 @@ from lensd_server.engine.anatomy.past import Past, Slab
 from lensd_server.engine.batching.batch import PreparedRow
 from lensd_server.engine.batching.call import ForwardCall, QueuedRow
 from lensd_server.engine.batching.price import Price
-from lensd_server.engine.batching.stepping import fitting, kept_bytes, limit_steps, make_room, slots
+from lensd_server.engine.batching.stepping import SPARE, fitting, kept_bytes, limit_steps, make_room, slots
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.events import Priority
 from lensd_server.tiny_models import TINY
@@ -70,6 +70,11 @@ def test_slots_count_what_is_laid_out_and_nothing_else() -> None:
     assert slots(rows, [[0], [1]]) == 2 * (10 + 30)
     assert fitting(rows, [[0], [1]], 79) == [[0]]
     assert fitting(rows, [[1]], 1) == [[1]]
+
+
+def test_slots_count_the_spare_ones_of_rows_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ForwardCall, "grows", property(lambda call: len(call.rows[0].tokens) == 20))
+    assert slots([waiting(30), waiting(20)], [[0], [1]]) == 2 * (30 + SPARE)
 
 
 def test_what_rows_share_is_counted_once_and_forgotten_together() -> None:

@@ -114,7 +114,6 @@ def _continued(
     if position_ids is not None and not structure.takes_position_ids:
         raise _no_position_ids(structure)
     lanes, width = input_ids.shape
-    begins = torch.tensor([cache.begins(lane) for lane in range(lanes)])
     if not structure.needs_mask:
         # New tokens cannot see the padding behind them; padding that sees nothing at all would be NaN.
         slots = torch.arange(cache.offset + width)
@@ -124,9 +123,17 @@ def _continued(
         inputs["attention_mask"] = attention_mask.to(device)
     if structure.takes_position_ids:
         if position_ids is None:
-            position_ids = torch.arange(width) + cache.offset - begins[:, None]
+            pasts = [cache.offset - cache.begins(lane) for lane in range(lanes)]
+            position_ids = count_positions(pasts, lengths, width)
         inputs["position_ids"] = position_ids.to(device)
     return inputs
+
+
+def count_positions(starts: Sequence[int], lengths: Sequence[int], width: int) -> Tensor:
+    """[B, width] positions of rows that begin at ``starts``. Padding has that of its row's last token: others
+    may lie beyond the context, where a model has none, or change what it makes of all rows."""
+    last = torch.tensor(lengths)[:, None] - 1
+    return torch.minimum(torch.arange(width), last) + torch.tensor(starts)[:, None]
 
 
 def _no_position_ids(structure: Structure) -> RequirementNotMet:

@@ -16,6 +16,7 @@ from lensd_server.engine.anatomy.past import LaneCache, Past
 from lensd_server.engine.anatomy.probe import probe_tokens
 from lensd_server.engine.anatomy.skeleton import rows_of
 from lensd_server.engine.anatomy.structure import Structure
+from lensd_server.engine.device import is_beyond_repair, is_out_of_memory
 
 #: Past and new tokens of the lanes that are tried together.
 _SPLITS = ((7, 5), (3, 2), (0, 4))
@@ -43,6 +44,8 @@ def check_continuation(structure: Structure) -> Continuation:
         pasts = [_read(structure, [None], [tokens[:past]])[0][0] if past else None for past, _ in _SPLITS]
         found = _follow(structure, tokens, pasts)
     except Exception as error:  # the model's own code, used in a way it may not know
+        if is_out_of_memory(error) or is_beyond_repair(error):
+            raise
         return Continuation(problem=f"it fails when it reads on ({type(error).__name__})")
     gap = max(_gap(logits, expected[own]) for logits, own in found)
     limit = max(1e-4, 16 * torch.finfo(expected.dtype).eps)

@@ -148,11 +148,11 @@ class HookSet:
         self._keep_at_head(Site.RAW_LOGITS, output.clone())
 
     def _keep_at_head(self, site: Site, output: Tensor) -> None:
-        for gather in self._gathers:
-            if site not in gather.group.sites:
-                continue
+        takers = [gather for gather in self._gathers if site in gather.group.sites]
+        for gather in takers:
             slots = [self._head_slot[flat] for flat in gather.flat]
-            everything = slots == list(range(output.shape[1]))
+            # Large: not copied for one that takes all of it alone. Two would write into each other's.
+            everything = len(takers) == 1 and slots == list(range(output.shape[1]))
             index = torch.tensor(slots, dtype=torch.long, device=output.device)
             gather.kept[site][0] = output[0] if everything else output[0].index_select(0, index)
 

@@ -3,6 +3,7 @@
 Nothing here is trusted yet: :mod:`lensd_server.engine.anatomy.inspect` checks numerically what the parts do.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -109,9 +110,22 @@ def _stated(module: PreTrainedModel, config: Any, name: str) -> int:
 
 
 def _context_length(config: Any) -> int:
-    # Bloom has no limit of its own (ALiBi); it was trained on 2,048 tokens.
+    # LongRoPE turns all rows of a batch by other angles once one of them is longer than this.
+    limits = list(_original_lengths(config))
     for name in ("max_position_embeddings", "n_positions", "seq_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
-            return value
-    return 2048
+            return min([value, *limits])
+    # Bloom has no limit of its own (ALiBi); it was trained on 2,048 tokens.
+    return min([2048, *limits])
+
+
+def _original_lengths(config: Any) -> Iterator[int]:
+    """Up to where rotary embeddings are the same for whatever stands in a batch, where that ends at all."""
+    stated: Any = getattr(config, "rope_parameters", None) or {}
+    for rope in (stated, *stated.values()):  # some models have them by kind of layer
+        if isinstance(rope, Mapping) and rope.get("rope_type") == "longrope":
+            own = cast("Mapping[str, Any]", rope).get("original_max_position_embeddings")
+            length = own or getattr(config, "original_max_position_embeddings", None)
+            if isinstance(length, int) and length > 0:
+                yield length

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lensd_api import Activations, Site, Stack
-from lensd_server.engine.anatomy.capture import GatherGroup
+from lensd_server.engine.anatomy.capture import GatherGroup, count_positions
 from lensd_server.engine.anatomy.past import LaneCache, Past
 
 
@@ -85,11 +85,11 @@ def pad(steps: Sequence[Step], cache: LaneCache | None = None) -> Inputs:
     plain = all(step.row.attention_mask is None and step.row.position_ids is None for step in steps)
     position_ids = None
     if not plain:
-        starts = torch.tensor([step.start for step in steps])
-        position_ids = torch.arange(width) + starts[:, None]
+        position_ids = count_positions([step.start for step in steps], lengths, width)
         for i, step in enumerate(steps):
             if step.row.position_ids is not None:
                 own = step.row.position_ids[step.start : step.stop]
+                position_ids[i] = own[-1]
                 position_ids[i, : lengths[i]] = torch.tensor(own)
     return Inputs(input_ids, mask, position_ids, lengths)
 

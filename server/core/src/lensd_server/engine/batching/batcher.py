@@ -184,7 +184,12 @@ class Batcher:
     def _serve(self) -> None:
         with self._device.entered():
             while self._wait_for_rows():
-                self._run_next()
+                try:
+                    self._run_next()
+                except DeviceLost as lost:
+                    self._lose(lost, self._running)
+                except BaseException as error:
+                    self._begin_anew(error)
 
     def _run_next(self) -> None:
         # The turn comes first, so that whoever arrives while it is waited for joins the batch.
@@ -195,6 +200,17 @@ class Batcher:
         for ticket in {row.call.ticket for row in rows}:
             ticket.leave_device()
         self._put_back([row for row in rows if not row.answered and row.wanted])
+
+    def _begin_anew(self, error: BaseException) -> None:
+        """A bug of ours, outside of any batch: whoever waits is told, and the thread goes on with an empty queue."""
+        with self._changed:
+            rows = [*self._running, *self._queue.clear()]
+            self._running = []
+            self._changed.notify_all()
+        self._report_queue()
+        for ticket in {row.call.ticket for row in rows}:
+            ticket.leave_device()
+        self._fail_internally(rows, error, "choosing a batch")
 
     def _put_back(self, rows: Sequence[QueuedRow]) -> None:
         """Queues what has been read only in part; nothing runs any more."""
@@ -250,10 +266,13 @@ class Batcher:
             self._run_and_report(rows)
         except DeviceLost as lost:
             self._lose(lost, rows)
-        except Exception as error:
+        except BaseException as error:
             # A bug of ours must not end the thread: everybody else would wait for ever.
-            for call in {id(row.call): row.call for row in rows}.values():
-                call.fail(internal_failure(error, "running a batch", request_id=call.ticket.request_id))
+            self._fail_internally(rows, error, "running a batch")
+
+    def _fail_internally(self, rows: Sequence[QueuedRow], error: BaseException, doing: str) -> None:
+        for call in {id(row.call): row.call for row in rows}.values():
+            call.fail(internal_failure(error, doing, request_id=call.ticket.request_id))
 
     def _lose(self, lost: DeviceLost, rows: Sequence[QueuedRow]) -> None:
         """Nothing runs on this device any more: fails what runs and waits, and whatever comes."""

@@ -19,6 +19,7 @@ from lensd_server.engine.anatomy.past import LaneCache
 from lensd_server.engine.batching.batch import group_wanted, pad, split_stack
 from lensd_server.engine.batching.call import QueuedRow
 from lensd_server.engine.batching.progress import Batch
+from lensd_server.engine.batching.stepping import SPARE
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.weights import WeightsChanged, WriteCount
 from lensd_server.engine.device import (
@@ -31,10 +32,6 @@ from lensd_server.engine.device import (
 from lensd_server.engine.faults import internal_failure, plugin_failure
 
 RunBatch = Callable[..., list[dict[Site, Tensor]]]
-
-
-#: Tokens that rows which grow may add before their keys and values are copied to a larger place.
-SPARE = 32
 
 
 class BatchExecution:
@@ -67,12 +64,20 @@ class BatchExecution:
     def continuation(self) -> Continuation:
         """Whether rows can be read in steps. Found out on first need, which takes a few short forwards."""
         if self._continuation is None:
-            try:
-                self._continuation = check_continuation(self._model.structure)
-            except Exception as error:  # a bug of ours, or a device that fails late: the thread goes on
-                internal_failure(error, f"trying whether model {self._name} can read on")  # for the log
-                self._continuation = Continuation(problem=f"the trial failed ({type(error).__name__})")
+            self._continuation = self._try_to_continue()
         return self._continuation
+
+    def _try_to_continue(self, *, again: bool = True) -> Continuation:
+        try:
+            return check_continuation(self._model.structure)
+        except Exception as error:  # a bug of ours, or the device
+            self._check_device(error)
+            if again and is_out_of_memory(error):
+                traceback.clear_frames(error.__traceback__)
+                self._device.release()
+                return self._try_to_continue(again=False)
+            internal_failure(error, f"trying whether model {self._name} can read on")  # for the log
+            return Continuation(problem=f"the trial failed ({type(error).__name__})")
 
     def run(self, rows: Sequence[QueuedRow]) -> None:
         """Runs the next step of ``rows`` together. Raises DeviceLost, and else only for a bug of ours."""
@@ -85,13 +90,13 @@ class BatchExecution:
             return
         started = self._clock()
         batch = Batch(rows)
-        fault: Exception | None = None
+        fault: BaseException | None = None
         fetched: list[list[Any]] = []
         try:
             with torch.inference_mode():
                 self._read(batch)
             fetched = self._device.fetch([values for _, values in batch.reduced])
-        except Exception as error:  # the model's own code, or the device
+        except BaseException as error:  # the model's own code, or the device
             fault = error
         if fault is not None:
             del batch  # with all that is on the device
@@ -112,7 +117,7 @@ class BatchExecution:
         for members, stack in batch.stacks:
             try:
                 batch.reduced.append((members, self._reduce(members, stack)))
-            except Exception as error:  # an analyzer's own code
+            except BaseException as error:  # an analyzer's own code, which may even exit
                 batch.failed.append((members, error))
 
     def _cache(self, batch: Batch) -> LaneCache | None:
@@ -174,7 +179,7 @@ class BatchExecution:
         self._when_damaged(self._damage)
         raise WeightsChanged(f"a reduce of {analyzer} wrote into the weights of {self._name}")
 
-    def _narrow(self, rows: Sequence[QueuedRow], fault: Exception, *, exhausted: bool) -> None:
+    def _narrow(self, rows: Sequence[QueuedRow], fault: BaseException, *, exhausted: bool) -> None:
         """A forward failed as a whole: try its halves, so that only the row that is to blame fails."""
         self._check_device(fault)
         if exhausted:
@@ -198,12 +203,12 @@ class BatchExecution:
                 )
             )
 
-    def _check_device(self, fault: Exception) -> None:
+    def _check_device(self, fault: BaseException) -> None:
         """Raises DeviceLost when trying again cannot help anybody."""
         if is_beyond_repair(fault):
             raise device_lost(self._device.name) from fault
 
-    def _blame(self, members: Sequence[QueuedRow], error: Exception, *, alone: bool) -> None:
+    def _blame(self, members: Sequence[QueuedRow], error: BaseException, *, alone: bool) -> None:
         """A reduce failed: fail the call it belongs to, which needs another try if there are several."""
         self._check_device(error)
         if is_out_of_memory(error):
@@ -231,5 +236,5 @@ class BatchExecution:
             call.fail(_failure_of(error, call.ticket))
 
 
-def _failure_of(error: Exception, ticket: Ticket) -> PluginFailure:
+def _failure_of(error: BaseException, ticket: Ticket) -> PluginFailure:
     return plugin_failure(error, analyzer=ticket.analyzer, request_id=ticket.request_id)

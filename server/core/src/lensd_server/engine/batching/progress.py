@@ -12,10 +12,11 @@ from lensd_api import Site, Stack
 from lensd_server.engine.anatomy.gather import GatherGroup
 from lensd_server.engine.anatomy.past import LaneCache, Past, settle
 from lensd_server.engine.batching.batch import Wanted
-from lensd_server.engine.batching.call import QueuedRow
+from lensd_server.engine.batching.call import Following, QueuedRow
 from lensd_server.engine.batching.pieces import Piece, cut, join, stack_rows
 from lensd_server.engine.batching.sharing import share
 from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.faults import internal_failure
 
 Members = list[QueuedRow]
 
@@ -36,7 +37,7 @@ class Batch:
         self._owners = self._assign()
         self.stacks: list[tuple[Members, Stack]] = []
         self.reduced: list[tuple[Members, list[Any]]] = []
-        self.failed: list[tuple[Members, Exception]] = []
+        self.failed: list[tuple[Members, BaseException]] = []
         self._pieces: dict[int, Piece] = {}
         self._pasts: dict[int, Past] = {}
 
@@ -103,7 +104,7 @@ class Batch:
                 row.advance(self._pasts.get(self._lane_of[i]), self._pieces.get(i))
         for (members, _), values in zip(self.reduced, fetched, strict=True):
             for row, value in zip(members, values, strict=True):
-                following = row.call.put(row.index, value)
+                following = _put(row, value)
                 if following is None:
                     row.answered = True
                     row.forget()
@@ -153,6 +154,15 @@ class Batch:
             layers=layers,
         )
         self.stacks.append((members, stack))
+
+
+def _put(row: QueuedRow, value: Any) -> Following | None:
+    """Gives ``row`` its value; what its call makes of that, such as text, may fail for this call alone."""
+    try:
+        return row.call.put(row.index, value)
+    except BaseException as error:
+        row.call.fail(internal_failure(error, "answering a row", request_id=row.call.ticket.request_id))
+        return None
 
 
 def _is_whole(wanted: Wanted) -> bool:

@@ -107,8 +107,9 @@ class RowQueue:
     def add(self, call: ForwardCall) -> None:
         """Queues all rows of ``call``."""
         rows = [QueuedRow(call, i, call.submitted) for i in range(len(call.rows))]
+        tokens = sum(row.left for row in rows)
         self._rows += rows
-        self.tokens += sum(row.left for row in rows)
+        self.tokens += tokens
         self._callers[call.ticket.caller] += len(rows)
         for key in (call.ticket, call.ticket.caller):
             self._seen.setdefault(key, self._batches)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from lensd_server.engine.batching.call import QueuedRow
 
+#: Tokens that rows which grow may add before their keys and values are copied to a larger place.
+SPARE = 32
 #: A row is only read in parts if it is longer than this many quanta: parts cost forwards.
 WORTH_PARTING = 1.5
 
@@ -35,7 +37,8 @@ def slots(rows: Sequence[QueuedRow], lanes: Sequence[Sequence[int]]) -> int:
     members = [rows[i] for lane in lanes for i in lane]
     if not any(row.past is not None or row.length < row.left or row.call.grows for row in members):
         return 0
-    return len(lanes) * (max(row.done for row in members) + max(row.length for row in members))
+    spare = SPARE if any(row.call.grows for row in members) else 0
+    return len(lanes) * (max(row.done for row in members) + max(row.length for row in members) + spare)
 
 
 def fitting(
