@@ -18,8 +18,6 @@ GONE = frozenset(
         "UNAVAILABLE DRAINING",
         "UNAVAILABLE",
         "UNAVAILABLE SERVER_UNAVAILABLE",
-        "CANCELLED CANCELLED",
-        "DATA_LOSS TRUNCATED_STREAM",
     }
 )
 

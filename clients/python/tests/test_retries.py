@@ -25,14 +25,14 @@ SERVER = Path(__file__).with_name("refusing_server.py")
 class Refused(grpc.RpcError):
     """What gRPC raises, as far as a retry looks at it."""
 
-    def __init__(self, code: grpc.StatusCode, pushback: str | None = None) -> None:
-        self._code, self._pushback = code, pushback
+    def __init__(self, code: grpc.StatusCode, pushback: str | None = None, details: str = "no") -> None:
+        self._code, self._pushback, self._details = code, pushback, details
 
     def code(self) -> grpc.StatusCode:
         return self._code
 
     def details(self) -> str:
-        return "no"
+        return self._details
 
     def trailing_metadata(self) -> Any:
         return () if self._pushback is None else (("grpc-retry-pushback-ms", self._pushback),)
@@ -61,6 +61,15 @@ def test_only_refusals_are_tried_again_and_only_before_the_first_message() -> No
     attempts = Attempts(None)
     attempts.commit()
     assert attempts.pause_s(FULL) is None
+
+
+def test_a_call_that_grpc_itself_cancelled_is_a_refusal_and_one_that_somebody_cancelled_is_none() -> None:
+    assert Attempts(None).pause_s(Refused(grpc.StatusCode.CANCELLED)) is not None
+    attempts = Attempts(None)
+    attempts.commit()
+    assert attempts.pause_s(Refused(grpc.StatusCode.CANCELLED)) is None
+    for details in ("Locally cancelled by application!", "Stream removed (Channel closed!)"):
+        assert Attempts(None).pause_s(Refused(grpc.StatusCode.CANCELLED, details=details)) is None
 
 
 def test_attempts_share_one_deadline_and_no_pause_outlasts_it() -> None:
@@ -148,6 +157,37 @@ async def test_an_async_call_that_waits_can_be_cancelled(fake: Any, new_script: 
         run.cancel()
         with pytest.raises(L.Cancelled):
             await waiting
+
+
+async def test_a_run_that_a_stopping_server_broke_off_before_its_first_event_is_tried_again(
+    fake: Any, lens: L.Client, new_script: Any
+) -> None:
+    broken_off = new_script().abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+    done = new_script().accepted().completed()
+    fake.play(broken_off, done, broken_off, done)
+    assert (await asyncio.to_thread(lens.analyze("dla").finish)).is_finished
+    async with L.AsyncClient(fake.target) as own:
+        assert (await own.analyze("dla")).is_finished
+
+
+async def test_a_run_that_was_broken_off_later_says_so(fake: Any, lens: L.Client, new_script: Any) -> None:
+    broken_off = new_script().accepted().abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+    fake.play(broken_off, broken_off)
+    with pytest.raises(L.ServerUnavailable, match="broke the call off"):
+        await asyncio.to_thread(lens.analyze("dla").finish)
+    async with L.AsyncClient(fake.target) as own:
+        with pytest.raises(L.ServerUnavailable, match="broke the call off"):
+            await own.analyze("dla")
+
+
+def test_a_run_whose_client_is_closed_was_cancelled_by_it(fake: Any, new_script: Any) -> None:
+    fake.play(new_script().accepted().hang())
+    lens = L.Client(fake.target)
+    run = lens.analyze("dla")
+    next(run)
+    lens.close()
+    with pytest.raises(L.Cancelled, match="by this client"):
+        run.finish()
 
 
 def test_unary_calls_and_other_streams_are_tried_again(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lensd_client._status import pushback
+from lensd_client._status import is_broken_off, pushback
 from lensd_client.channels import SERVICE_CONFIG
 
 _POLICY: dict[str, Any] = SERVICE_CONFIG["methodConfig"][0]["retryPolicy"]
@@ -47,7 +47,7 @@ class Attempts:
         self._refused += 1
         if self._is_committed or self._refused >= _POLICY["maxAttempts"]:
             return None
-        if error.code().name not in _CODES and not _hides_the_refusal(error):
+        if error.code().name not in _CODES and not _hides_the_refusal(error) and not is_broken_off(error):
             return None
         told = pushback(error)
         if told is not None and told < 0:

@@ -16,6 +16,8 @@ from lensd_client.errors import FieldViolation, LensdError
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+#: What gRPC says, in lower case, of calls that this client cancelled, or closed the channel of.
+_OWN_CANCELS = ("locally cancelled", "channel closed")
 
 _CLASSES: dict[str, type[LensdError]] = {
     kind.code: kind
@@ -97,11 +99,26 @@ def error_from_call(error: grpc.RpcError, target: str) -> LensdError:
         return errors.ServerUnavailable(_unreachable(target, message), retry_after_s=retry_after_s)
     if code == "DEADLINE_EXCEEDED":
         message = f"the time given was up before {target} was done"
+    if is_broken_off(error):
+        return errors.ServerUnavailable(
+            f"{target} broke the call off: is it shutting down, or a proxy before it?"
+        )
     if code == "CANCELLED":
         message = "cancelled by this client"
     if code == "UNIMPLEMENTED":
         message = f"{target} does not offer this method: {message or 'is it a lensd server?'}"
     return _CLASSES.get(code, LensdError)(message or code, code=code, retry_after_s=retry_after_s)
+
+
+def is_broken_off(error: Any) -> bool:
+    """Whether a call was cancelled by nobody who says so: not this client, nor a lensd server, which gives details.
+
+    gRPC ends in this way what reaches a server in the moment in which it stops.
+    """
+    if error.code().name != "CANCELLED" or _DETAILS_KEY in _pairs(error.trailing_metadata()):
+        return False
+    details = (error.details() or "").lower()
+    return not any(own in details for own in _OWN_CANCELS)
 
 
 def _pairs(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str | bytes]:

@@ -8,7 +8,7 @@
     ├── FailedPrecondition        FAILED_PRECONDITION  works elsewhere or later, not here and now
     ├── ResourceExhausted         RESOURCE_EXHAUSTED   .retry_after_s, when trying again helps
     ├── Unavailable               UNAVAILABLE          .retry_after_s likewise
-    │   └── ServerUnavailable     … nothing answers at the target, or the connection broke
+    │   └── ServerUnavailable     … nothing answers at the target, or the call broke off
     ├── DeadlineExceeded          DEADLINE_EXCEEDED
     ├── Cancelled                 CANCELLED            by this client or by an operator
     ├── PermissionDenied          PERMISSION_DENIED
@@ -110,7 +110,7 @@ class Unavailable(LensdError):
 
 
 class ServerUnavailable(Unavailable):
-    """Nothing answers at the target, or the connection to it broke."""
+    """Nothing answers at the target, or the connection to it or the call was broken off."""
 
     default_reason = "SERVER_UNAVAILABLE"
 

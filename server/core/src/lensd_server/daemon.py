@@ -45,6 +45,9 @@ from lensd_server.telemetry.metrics import Metrics
 DRAIN_NOTICE_S = 5.0
 #: How long cancelled analyses get to tell their callers.
 _FAREWELL_S = 2.0
+#: Once nothing runs, requests are refused until none has come for so long, and at most for so long: what
+#: reaches gRPC while it stops is cancelled without a word.
+_QUIET_S, _LAST_REFUSALS_S = 0.03, 0.5
 _PULSE_S = 0.25
 
 _log = structlog.get_logger("lensd.daemon")
@@ -324,6 +327,10 @@ class Daemon:
     async def _close(self) -> None:
         self.closing.set()
         self._gate.close()
+        if self._servers:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_REFUSALS_S):
+                    await self._gate.quiet(_QUIET_S)
         # What is left are watches and probes, which would never end by themselves.
         await asyncio.gather(*(server.stop(grace=0.2) for server in self._servers))
         for task in self._tasks:

@@ -1,9 +1,11 @@
 """The daemon's life: ready when it says so, gone when it is told to."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -240,6 +242,43 @@ async def test_a_signal_drains_running_analyses_finish_and_nothing_gets_in(
     # The open health watch does not hold it up.
     await asyncio.wait_for(run.task, 10)
     assert parts.closed
+
+
+async def test_who_comes_when_nothing_runs_any_more_is_refused_with_a_word(parts: Any, start: Any) -> None:
+    run = await start()
+    parts.executor.yields("a")
+    channels = [run.channel() for _ in range(4)]
+    stubs = [analysis_pb2_grpc.AnalysisServiceStub(channel) for channel in channels]
+    for stub in stubs:
+        assert (await stub.Analyze(Request(analyzer="a")).read()).HasField("accepted")
+    await until(lambda: run.daemon._gate.inside == 0)
+    run.daemon.stop()
+    await run.daemon._gate.closed()
+    calls = [stub.Analyze(Request(analyzer="a")) for stub in stubs for _ in range(4)]
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as refused:
+            await call.read()
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "grpc-retry-pushback-ms" in dict(refused.value.trailing_metadata() or ())
+    await asyncio.wait_for(run.task, 10)
+
+
+async def test_those_who_do_not_take_no_for_an_answer_cannot_keep_it(parts: Any, start: Any) -> None:
+    run = await start()
+    channel = run.channel()
+    await channel.channel_ready()
+
+    async def insist() -> None:
+        while not run.task.done():
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await analysis_pb2_grpc.AnalysisServiceStub(channel).Analyze(Request(analyzer="a")).read()
+
+    insisting = asyncio.create_task(insist())
+    run.daemon.stop()
+    began = time.monotonic()
+    await asyncio.wait_for(run.task, 10)
+    assert time.monotonic() - began < 5
+    await insisting
 
 
 def cancellable(parts: Any) -> None:

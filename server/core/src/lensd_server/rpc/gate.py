@@ -1,6 +1,8 @@
 """Whether new work is let in, and how much is still inside."""
 
 import asyncio
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +22,8 @@ class Gate:
         self._closed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        #: When somebody came or went last.
+        self._stirred = -math.inf
 
     @property
     def draining(self) -> bool:
@@ -33,11 +37,14 @@ class Gate:
 
     def close(self) -> None:
         """Refuses new work from now on."""
+        if not self.draining:
+            self._stirred = time.monotonic()
         self._closed.set()
 
     def check(self) -> None:
         """Raises Draining once the gate is closed."""
         if self.draining:
+            self._stirred = time.monotonic()
             raise self.refusal()
 
     def refusal(self) -> Draining:
@@ -53,6 +60,7 @@ class Gate:
         try:
             yield
         finally:
+            self._stirred = time.monotonic()
             self._inside -= 1
             if not self._inside:
                 self._empty.set()
@@ -64,3 +72,8 @@ class Gate:
     async def empty(self) -> None:
         """Returns when nothing is inside."""
         await self._empty.wait()
+
+    async def quiet(self, seconds: float) -> None:
+        """Returns when nobody has come or gone for ``seconds``."""
+        while (left := self._stirred + seconds - time.monotonic()) > 0:  # noqa: ASYNC110  silence has no event
+            await asyncio.sleep(left)
