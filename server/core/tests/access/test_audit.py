@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import structlog
 
 from lensd_api.errors import Unauthenticated
 from lensd_server.access.audit import LOGGER, Audit
+from lensd_server.access.caller import Scope
+from lensd_server.access.tokens import Tokens, issue_token, revoke_tokens
 from lensd_server.telemetry.logging import AuditFile, configure_logging, keep_audit
 
 
@@ -110,6 +113,41 @@ def test_while_the_file_cannot_be_written_lines_are_counted_and_the_log_says_so_
     assert len((folder / "audit.jsonl").read_text().splitlines()) == 2
     again = [line for line in map(json.loads, out.getvalue().splitlines()) if "again" in line["event"]]
     assert [line["lost"] for line in again] == [4]
+
+
+def test_who_may_call_is_written_when_the_token_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    first = issue_token(file, "trainer", [Scope.ANALYZE])
+    tokens = Tokens(file)
+    with structlog.testing.capture_logs() as lines:
+        assert tokens.find(first) is not None
+        second = issue_token(file, "ops", [Scope.ADMIN, Scope.READ])
+        assert tokens.find(second) is not None
+        revoke_tokens(file, "trainer")
+        assert tokens.find(first) is None
+        file.write_text(first)
+        assert tokens.find(second) is not None
+    added, removed, refused = lines
+    assert {line["caller"] for line in lines} == {f"file {file}"}
+    (came,), (went,) = added["added"], removed["removed"]
+    assert re.fullmatch(r"ops [0-9a-f]{12} \(read, admin\)", came)
+    assert re.fullmatch(r"trainer [0-9a-f]{12} \(analyze\)", went)
+    assert (added["removed"], removed["added"]) == ([], [])
+    assert "line 1: not what" in refused["problem"]
+    assert first not in str(lines)
+    assert second not in str(lines)
+
+
+def test_reloads_are_written_whatever_the_log_level(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    configure_logging(stream=io.StringIO(), level="error")
+    keep_audit(file)
+    Audit().reloaded(applied=("quota.max_analyses",), needs_restart=())
+    Audit().reload_refused("quota.max_analyses: no")
+    read, refused = map(json.loads, file.read_text().splitlines())
+    assert read["caller"] == refused["caller"] == "signal SIGHUP"
+    assert read["applied"] == ["quota.max_analyses"]
+    assert refused["problem"] == "quota.max_analyses: no"
 
 
 def test_a_flood_of_refusals_is_counted_rather_than_written() -> None:

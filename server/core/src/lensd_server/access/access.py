@@ -22,10 +22,12 @@ class Access:
     @classmethod
     def of(cls, settings: Settings) -> "Access":
         """Raises TokenFileError or CertificateError."""
+        audit = Audit()
         return cls(
-            Authenticator(settings.auth),
+            Authenticator(settings.auth, audit),
             Quotas(settings.quota),
             Certificates.of(settings.tls),
+            audit,
             open_health=settings.auth.open_health,
         )
 

@@ -5,7 +5,8 @@ and to ``auth.audit_file`` where that is set.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import structlog
 
@@ -14,6 +15,7 @@ from lensd_api.errors import LensdError
 LOGGER = "lensd.audit"
 #: Refusals written in one second; a flood of them must not fill the disk.
 _MAX_REFUSALS_PER_S = 20
+_SIGNAL = "signal SIGHUP"
 
 
 class Audit:
@@ -31,6 +33,26 @@ class Audit:
         self._log.info(
             "admin call", caller=caller or peer, peer=peer, method=method, subject=subject, code=code
         )
+
+    def reloaded(self, *, applied: Sequence[str], needs_restart: Sequence[str]) -> None:
+        """A signal had the configuration read again; whose it was, the system does not say."""
+        self._log.info(
+            "configuration read again", caller=_SIGNAL, applied=applied, needs_restart=needs_restart
+        )
+
+    def reload_refused(self, problem: str) -> None:
+        """The same, and it could not be used."""
+        self._log.error(
+            "the new configuration is refused, the old one stays", caller=_SIGNAL, problem=problem
+        )
+
+    def tokens_changed(self, file: Path, *, added: Sequence[str], removed: Sequence[str]) -> None:
+        """A token file was read again."""
+        self._log.info("tokens read again", caller=f"file {file}", added=added, removed=removed)
+
+    def tokens_refused(self, file: Path, problem: str) -> None:
+        """The same, and it could not be used."""
+        self._log.error("tokens kept as they were", caller=f"file {file}", problem=problem)
 
     def refused(self, *, caller: str, peer: str, method: str, error: LensdError) -> None:
         """A call was not let in. Some are only counted where there are many."""

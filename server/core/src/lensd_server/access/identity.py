@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from lensd_api.errors import Unauthenticated
+from lensd_server.access.audit import Audit
 from lensd_server.access.caller import ANYBODY, LOCAL, Caller, Scope
 from lensd_server.access.tokens import Tokens
 from lensd_server.settings import AuthSettings
@@ -17,10 +18,10 @@ class Authenticator:
     A token that is shown decides alone: one that is not known is refused, whatever else there is.
     """
 
-    def __init__(self, auth: AuthSettings) -> None:
+    def __init__(self, auth: AuthSettings, audit: Audit | None = None) -> None:
         """Raises TokenFileError."""
         self._required = auth.required
-        self._tokens = None if auth.token_file is None else Tokens(auth.token_file)
+        self._tokens = None if auth.token_file is None else Tokens(auth.token_file, audit)
         self._by_certificate = _callers(auth)
 
     def identify(

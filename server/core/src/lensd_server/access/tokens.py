@@ -23,8 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-import structlog
-
+from lensd_server.access.audit import Audit
 from lensd_server.access.caller import Scope
 from lensd_server.access.files import version_of
 from lensd_server.settings import NAME_PATTERN
@@ -32,7 +31,6 @@ from lensd_server.settings import NAME_PATTERN
 #: By which a leaked token is recognised for what it is.
 PREFIX = "lensd_"
 _ID_LENGTH = 12
-_log = structlog.get_logger("lensd.access")
 
 
 class TokenFileError(Exception):
@@ -53,6 +51,9 @@ class Token:
         """By which it is listed and revoked; says nothing of the token."""
         return self.sha256[:_ID_LENGTH]
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.id} ({', '.join(self.scopes)})"
+
 
 class Tokens:
     """The tokens of a file, read again when it has changed. Safe to use from any thread.
@@ -61,9 +62,10 @@ class Tokens:
     lock everybody out. Whoever wants a token gone revokes it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, audit: Audit | None = None) -> None:
         """Raises TokenFileError."""
         self._path = path
+        self._audit = audit or Audit()
         self._lock = threading.Lock()
         self._seen = version_of(path)
         self._tokens = read_tokens(path)
@@ -87,10 +89,14 @@ class Tokens:
             if version == self._seen:
                 return
             try:
-                self._tokens = read_tokens(self._path)
-                _log.info("tokens read again", file=str(self._path), tokens=len(self._tokens))
+                before, self._tokens = self._tokens, read_tokens(self._path)
+                self._audit.tokens_changed(
+                    self._path,
+                    added=[str(token) for token in self._tokens if token not in before],
+                    removed=[str(token) for token in before if token not in self._tokens],
+                )
             except TokenFileError as error:
-                _log.error("tokens kept as they were", file=str(self._path), problem=str(error))
+                self._audit.tokens_refused(self._path, str(error))
             self._seen = version
 
 

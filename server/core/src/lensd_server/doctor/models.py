@@ -1,6 +1,5 @@
 """The configured models: could each of them be loaded here? Nothing is fetched, loaded or written."""
 
-import importlib.util
 import os
 import shlex
 import sys
@@ -44,12 +43,13 @@ def local_checkpoint(source: str) -> Path | None:
 
 
 def _embedded(settings: Settings) -> Finding:
+    from lensd_server.engine.models.sources import is_installed
+
     what = "embedded model"
     if all(model.source != EMBEDDED_SOURCE for model in settings.models.values()):
         return Finding(what, Verdict.FINE, "not configured, not needed")
-    package = EMBEDDED_SOURCE.removeprefix("pkg:").partition("/")[0]
-    if importlib.util.find_spec(package) is not None:
-        return Finding(what, Verdict.FINE, f"weights installed ({package})")
+    if is_installed(EMBEDDED_SOURCE):
+        return Finding(what, Verdict.FINE, f"weights installed ({EMBEDDED_SOURCE})")
     return Finding(
         what,
         Verdict.BROKEN,

@@ -91,6 +91,12 @@ class PackageSource:
         )
 
 
+def is_installed(source: str) -> bool:
+    """Whether the package is here that a source ``pkg:package/file`` names."""
+    package = source.removeprefix(f"{PackageSource().scheme}:").partition("/")[0]
+    return importlib.util.find_spec(package) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class HubSource:
     """``hf:org/name@revision``: a repository of the Hugging Face hub, or what was fetched of it before."""
