@@ -1,7 +1,9 @@
 """What ships for systemd, containers and Kubernetes is valid, and agrees with the daemon."""
 
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from importlib import metadata
@@ -16,17 +18,25 @@ from lensd_server.addresses import split_address
 from lensd_server.app import END_S
 from lensd_server.daemon import DRAIN_NOTICE_S
 from lensd_server.settings import Settings, load_settings
+from tests.docs.blocks import read_blocks
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "server" / "deploy"
 #: Schemas that the package of schemas holds.
 KUBERNETES = "1.37"
 
+#: What `kubectl apply -f server/deploy/kubernetes/` applies.
 MANIFESTS: dict[str, Any] = {
     path.stem: yaml.safe_load(path.read_text()) for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 }
+MONITOR: dict[str, Any] = yaml.safe_load(
+    (DEPLOY / "kubernetes" / "prometheus-operator" / "servicemonitor.yaml").read_text()
+)
 CONTAINER: dict[str, Any] = MANIFESTS["deployment"]["spec"]["template"]["spec"]["containers"][0]
 POD: dict[str, Any] = MANIFESTS["deployment"]["spec"]["template"]["spec"]
+PAGE = DEPLOY / "README.md"
+#: Whose members may read tokens and keys.
+SECRETS_GROUP = "lensd-secrets"
 UNIT = (DEPLOY / "systemd" / "lensd.service").read_text()
 DOCKERFILE = (DEPLOY / "docker" / "Dockerfile").read_text()
 
@@ -39,19 +49,33 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load_settings(tmp_path / "lensd.toml")
 
 
-@pytest.mark.parametrize("name", sorted(MANIFESTS.keys() - {"servicemonitor"}))
+@pytest.mark.parametrize("name", sorted(MANIFESTS))
 def test_a_manifest_fits_its_schema_to_the_last_field(name: str) -> None:
     kubernetes_validate.validate(MANIFESTS[name], KUBERNETES, strict=True)
 
 
 def test_the_service_monitor_selects_the_service_and_a_port_it_has() -> None:
-    monitor, service = MANIFESTS["servicemonitor"], MANIFESTS["service"]
-    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "ServiceMonitor")
-    assert monitor["spec"].keys() == {"selector", "endpoints"}
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    (endpoint,) = monitor["spec"]["endpoints"]
+    service = MANIFESTS["service"]
+    assert (MONITOR["apiVersion"], MONITOR["kind"]) == ("monitoring.coreos.com/v1", "ServiceMonitor")
+    assert MONITOR["spec"].keys() == {"selector", "endpoints"}
+    assert MONITOR["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = MONITOR["spec"]["endpoints"]
     assert endpoint.keys() <= {"port", "path", "interval"}
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_everything_the_page_applies_or_installs_is_there() -> None:
+    named = re.findall(r"(?:apply -f|build -f|install -m 644) (server/\S+)", PAGE.read_text())
+    assert len(named) >= 4
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_no_variables_of_services_get_among_the_settings() -> None:
+    assert POD["enableServiceLinks"] is False
+
+
+def test_what_rotates_is_mounted_so_that_a_new_version_arrives() -> None:
+    assert [mount["name"] for mount in CONTAINER["volumeMounts"] if "subPath" in mount] == []
 
 
 def test_every_selector_finds_the_pods() -> None:
@@ -120,6 +144,43 @@ def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
         0,
         [],
     )
+
+
+def test_the_unit_reads_what_rotates_where_it_changes() -> None:
+    directives = [line for line in UNIT.splitlines() if not line.startswith("#")]
+    assert not any(line.startswith(("LoadCredential", "SetCredential")) for line in directives), (
+        "systemd copies credentials when the unit starts: revoked tokens would stay valid"
+    )
+    assert f"SupplementaryGroups={SECRETS_GROUP}" in directives
+    (path,) = set(re.findall(r"/etc/lensd/secrets/?(?=[ ,])", UNIT))
+    assert path in PAGE.read_text()
+
+
+def test_the_daemons_group_can_read_tokens_and_keys_whatever_is_done_to_them(tmp_path: Path) -> None:
+    """The page's own commands, for a group that the tests may give files to."""
+    (block,) = [block.text for block in read_blocks(PAGE) if "groupadd" in block.text]
+    secrets, group = tmp_path / "secrets", 4711 if os.geteuid() == 0 else os.getgid()
+    lensd = f"{sys.executable} -c 'from lensd_server.cli import main; main()'"
+    for theirs, ours in (
+        (f"groupadd --system {SECRETS_GROUP}", "umask 077"),
+        (f"-g {SECRETS_GROUP}", f"-g {group}"),
+        ("/etc/lensd/secrets", str(secrets)),
+        ("/opt/lensd/bin/lensd", lensd),
+    ):
+        assert theirs in block
+        block = block.replace(theirs, ours)
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).write_text("")
+    token = f"umask 077; {lensd} token --file {secrets}/tokens"
+    for commands in (f"set -e\n{block}", f"{token} new ops --scope admin", f"{token} revoke trainer"):
+        done = subprocess.run(
+            ["bash", "-c", commands], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        found = {path.name: path.stat() for path in secrets.iterdir()}
+        assert sorted(found) == ["tls.crt", "tls.key", "tokens"]
+        assert {(stat.S_IMODE(file.st_mode), file.st_gid) for file in found.values()} == {(0o640, group)}
+    assert secrets.stat().st_mode & 0o7777 == 0o2750
 
 
 def test_the_dockerfile_has_no_flaw_that_its_linter_knows() -> None:

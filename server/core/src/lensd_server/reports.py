@@ -34,7 +34,9 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
 def print_plugins(console: Console, records: Sequence[PluginRecord]) -> None:
     """A table of plugins, then the problems in full."""
     if not records:
-        console.print("no plugins are installed; `pip install lensd` brings the first-party ones")
+        console.print(
+            "no plugins are installed; `pip install .` in a checkout of lensd brings the first-party ones"
+        )
         return
     table = Table("plugin", "version", "status", "analyzers")
     for record in records:

@@ -38,9 +38,8 @@ def mend(findings: list[Finding], run: Callable[[tuple[str, ...]], int] | None =
 def _plugins(registry: AnalyzerRegistry) -> Iterator[Finding]:
     records = registry.plugins()
     if not records:
-        yield Finding(
-            "plugins", Verdict.NOTE, "none is installed", "pip install lensd brings the first-party ones"
-        )
+        mend = "`pip install .` in a checkout of lensd brings the first-party ones"
+        yield Finding("plugins", Verdict.NOTE, "none is installed", mend)
     for record in records:
         what = f"plugin {record.distribution} {record.version}"
         if record.status is PluginStatus.BROKEN:
