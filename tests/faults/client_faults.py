@@ -79,7 +79,7 @@ def _floods(site: Site) -> str:
     assert len(refusals) >= 3 * MAX_ANALYSES
     assert {refusal.code for refusal in refusals} == {"RESOURCE_EXHAUSTED"}
     reasons = {refusal.reason for refusal in refusals}
-    assert reasons <= {"QUEUE_FULL", "QUOTA_EXCEEDED"}
+    assert reasons <= {"QUEUE_FULL", "CALLER_SHARE"}
     assert all(refusal.retry_after_s for refusal in refusals)
     _nothing_runs(site, "waits")
     told = " or ".join(f"`{reason}`" for reason in sorted(reasons))
@@ -127,7 +127,7 @@ CLIENT_FAULTS = (
     Fault(
         "a client floods",
         _floods,
-        frozenset({"RESOURCE_EXHAUSTED QUEUE_FULL", "RESOURCE_EXHAUSTED QUOTA_EXCEEDED"}),
+        frozenset({"RESOURCE_EXHAUSTED QUEUE_FULL", "RESOURCE_EXHAUSTED CALLER_SHARE"}),
     ),
     Fault("garbage, other protocols and silence on every port", _garbage),
 )

@@ -152,6 +152,15 @@ CASES = [
         silent_at=("5m", "14m"),
     ),
     Case(
+        "LensdRejecting",
+        # What overload looks like behind one gateway.
+        {'lensd_rejected_total{job="lensd",instance="a",reason="CALLER_SHARE"}': "0x5 0+123x60"},
+        at="25m",
+        summary="lensd refuses 50% of analyses",
+        labels={"job": "lensd"},
+        silent_at=("5m", "14m"),
+    ),
+    Case(
         "LensdEventLoopLag",
         {_LAG % "0.1": "0+240x5 1200x60"},
         at="15m",
@@ -310,6 +319,11 @@ def test_few_failures_wake_nobody_whatever_their_share(rules: Path) -> None:
         for time in ("5m", "1h", "1d")
     ]
     run(rules, one_in_three, expected, every="5m")
+
+
+def test_callers_held_to_their_quotas_are_no_alarm(rules: Path) -> None:
+    held = {'lensd_rejected_total{job="lensd",instance="a",reason="QUOTA_EXCEEDED"}': "0+125x6000"}
+    run(rules, held, [{"eval_time": "1h", "alertname": "LensdRejecting", "exp_alerts": []}])
 
 
 def test_models_that_are_all_cold_are_no_alarm(rules: Path) -> None:

@@ -13,6 +13,7 @@ from lensd_api.artifacts import (
 from lensd_api.context import BlockingContext, BlockingWorkspace, Context, Workspace
 from lensd_api.errors import (
     AnalysisError,
+    CallerShareTaken,
     Cancelled,
     DeadlineExceeded,
     DeviceLost,
@@ -78,6 +79,7 @@ __all__ = [
     "BlockingContext",
     "BlockingModelHandle",
     "BlockingWorkspace",
+    "CallerShareTaken",
     "Cancelled",
     "Capture",
     "Checkpoint",

@@ -13,7 +13,8 @@
     │   ├── AnalysisError         an analyzer refuses to give a wrong answer
     ├── Exhausted                 RESOURCE_EXHAUSTED
     │   ├── QueueFull, DeviceOutOfMemory, TooLarge
-    │   ├── QuotaExceeded         … one caller's share is used up
+    │   └── QuotaExceeded         … one caller has used up what it may
+    │       └── CallerShareTaken  … of what the server has for all
     ├── Unavailable               UNAVAILABLE          try again
     │   ├── Draining, LoadFailed, DeviceLost
     ├── DeadlineExceeded          DEADLINE_EXCEEDED
@@ -170,7 +171,7 @@ class TooLarge(Exhausted):
 
 
 class QuotaExceeded(Exhausted):
-    """A caller has used up its share; others have not.
+    """A caller has used up what it may; others have not.
 
     ``caller`` is its identity, or its address where callers have none; ``quota`` names the setting that
     bounds it, ``limit`` is the bound.
@@ -185,6 +186,24 @@ class QuotaExceeded(Exhausted):
             retry_after_s=retry_after_s,
         )
         self.caller, self.quota, self.limit = caller, quota, limit
+
+
+class CallerShareTaken(QuotaExceeded):
+    """A caller has taken its share of the server's own limits: more is asked for than the server can do.
+
+    Unlike a quota, which an operator set to be met, it is a sign of overload where one caller sends most.
+    """
+
+    reason = "CALLER_SHARE"
+
+    def __init__(self, *, caller: str, limit: float, unit: str, retry_after_s: float) -> None:
+        super().__init__(
+            caller=caller,
+            quota="limits.caller_share",
+            limit=limit,
+            unit=unit,
+            retry_after_s=retry_after_s,
+        )
 
 
 class Unavailable(LensdError):

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd_api import errors
-from lensd_api.errors import FieldViolation, InvalidParams, LensdError, QueueFull, QuotaExceeded
+from lensd_api.errors import (
+    CallerShareTaken,
+    FieldViolation,
+    InvalidParams,
+    LensdError,
+    QueueFull,
+    QuotaExceeded,
+)
 from lensd_server.rpc.status import MAX_BYTES, code_of, to_status, trailing_metadata
 
 
@@ -105,3 +112,17 @@ def test_a_used_up_quota_says_whose_and_which_and_when_to_come_back() -> None:
     )
     assert "600 tokens a minute" in violation.description
     assert retry.retry_delay.ToMilliseconds() == 2500
+
+
+def test_a_taken_share_travels_like_a_quota_under_a_reason_of_its_own() -> None:
+    status = to_status(CallerShareTaken(caller="gateway", limit=192, unit="analyses", retry_after_s=0.5))
+    assert status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    (info,), (quota,), (retry,) = (details(status, kind) for kind in (ErrorInfo, QuotaFailure, RetryInfo))
+    assert (info.reason, info.metadata["quota"]) == ("CALLER_SHARE", "limits.caller_share")
+    (violation,) = quota.violations
+    assert (violation.subject, violation.quota_id, violation.quota_value) == (
+        "gateway",
+        "limits.caller_share",
+        192,
+    )
+    assert retry.retry_delay.ToMilliseconds() == 500

@@ -160,7 +160,7 @@ def test_what_alerts_ask_for_is_zero_before_it_happens() -> None:
     metrics.expect(["tiny"])
     value = metrics.registry.get_sample_value
     assert value("lensd_model_loads_total", {"model": "tiny", "outcome": "failed"}) == 0
-    for reason in ("QUEUE_FULL", "DRAINING", "LOAD_FAILED", "DEVICE_OOM"):
+    for reason in ("QUEUE_FULL", "CALLER_SHARE", "QUOTA_EXCEEDED", "DRAINING", "LOAD_FAILED", "DEVICE_OOM"):
         assert value("lensd_rejected_total", {"reason": reason}) == 0
     metrics.started(AnalysisRecord("r", "dla", "tiny"))
     outcomes = {

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from lensd_api import Cost, DeadlineExceeded, FailedPrecondition, QueueFull, QuotaExceeded
+from lensd_api import CallerShareTaken, Cost, DeadlineExceeded, FailedPrecondition, QueueFull
 from lensd_server.engine.batching.batcher import Batcher
 from lensd_server.engine.costs import Shares
 from lensd_server.engine.running import Analysis
@@ -32,7 +32,8 @@ class Admission:
         self._waiting_for_end: list[Wakeup] = []
 
     def admit(self, analysis: Analysis) -> int:
-        """Gives ``analysis`` a place; answers how many of its model are ahead. Raises QueueFull."""
+        """Gives ``analysis`` a place; answers how many of its model are ahead. Raises QueueFull,
+        and CallerShareTaken."""
         analysis.ticket.check()
         with self._lock:
             own = self._of_caller(analysis, self._inside)
@@ -51,7 +52,7 @@ class Admission:
         """Counts ``cost`` while ``analysis`` runs on the model of ``batcher``.
 
         Raises FailedPrecondition where it is more than anybody is ever given, QueueFull where there is no
-        room now, DeadlineExceeded where it cannot be done in time.
+        room now, CallerShareTaken where its caller has its share, DeadlineExceeded where it cannot be done in time.
         """
         bounds = (
             ("tokens", cost.tokens, self.limits.max_admitted_tokens, lambda other: other.tokens),
@@ -151,10 +152,9 @@ def _taken(what: str, limit: int, retry_after_s: float) -> QueueFull:
     )
 
 
-def _own_share_taken(analysis: Analysis, share: int, unit: str, retry_after_s: float) -> QuotaExceeded:
-    return QuotaExceeded(
+def _own_share_taken(analysis: Analysis, share: int, unit: str, retry_after_s: float) -> CallerShareTaken:
+    return CallerShareTaken(
         caller=analysis.request.caller or "this caller",
-        quota="limits.caller_share",
         limit=share,
         unit=unit,
         retry_after_s=retry_after_s,

@@ -11,13 +11,13 @@ import pytest
 from lensd_api import (
     Analyzer,
     BaseParams,
+    CallerShareTaken,
     Capture,
     Cost,
     DeadlineExceeded,
     Exhausted,
     FailedPrecondition,
     QueueFull,
-    QuotaExceeded,
     Record,
     Requirements,
     Row,
@@ -122,7 +122,7 @@ async def test_no_caller_gets_more_than_its_share(make_rig: Any) -> None:
     await rig.events(Sized())
     holding = Sized()
     stream = await begun(rig, holding, request=HERE, tokens=400)
-    with pytest.raises(QuotaExceeded, match=r"10\.0\.0\.1.*600 tokens"):
+    with pytest.raises(CallerShareTaken, match=r"10\.0\.0\.1.*600 tokens"):
         await rig.events(Sized(), request=HERE, tokens=300)
     assert await rig.results(Sized(), request=THERE, tokens=300)
     holding.go.set()
@@ -134,8 +134,10 @@ async def test_one_caller_leaves_places_to_others(make_rig: Any) -> None:
     rig = make_rig(max_analyses=2, caller_share=0.5)
     holding = Sized()
     stream = await begun(rig, holding, request=HERE)
-    with pytest.raises(QuotaExceeded, match="1 analyses"):
+    with pytest.raises(CallerShareTaken, match="1 analyses") as refused:
         await rig.events(Sized(), request=HERE)
+    assert refused.value.reason == "CALLER_SHARE"
+    assert (refused.value.metadata["quota"], refused.value.metadata["limit"]) == ("limits.caller_share", "1")
     assert await rig.results(Sized(), request=THERE)
     holding.go.set()
     async for _ in stream:

@@ -10,6 +10,7 @@ import torch
 
 from lensd_api import (
     AnalysisError,
+    CallerShareTaken,
     Cancelled,
     Capture,
     DeadlineExceeded,
@@ -19,7 +20,6 @@ from lensd_api import (
     ModelView,
     PluginFailure,
     QueueFull,
-    QuotaExceeded,
     Reduce,
     Site,
     Stack,
@@ -254,7 +254,7 @@ def test_one_caller_leaves_room_in_the_queue_for_others(make_bench: Callable[...
     bench.occupy()
     here, there = Ticket(peer="ipv4:10.0.0.1:1"), Ticket(peer="ipv4:10.0.0.2:1")
     bench.submit([1], [2], ticket=here)
-    with pytest.raises(QuotaExceeded, match=r"10\.0\.0\.1 has used up") as refused:
+    with pytest.raises(CallerShareTaken, match=r"10\.0\.0\.1 has used up") as refused:
         bench.submit([3], ticket=here)
     assert refused.value.retry_after_s
     bench.submit([3], [4], ticket=there)

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from lensd_api import (
+    CallerShareTaken,
     DeadlineExceeded,
     DeviceLost,
     Draining,
     LensdError,
     QueueFull,
-    QuotaExceeded,
     TooLarge,
     Unavailable,
 )
@@ -81,8 +81,8 @@ class Batcher:
         self._thread.start()
 
     def submit(self, *calls: ForwardCall) -> None:
-        """Queues all rows of ``calls``, which are of one ticket, or none. Raises QueueFull, TooLarge,
-        Draining, DeviceLost, or what the ticket says."""
+        """Queues all rows of ``calls``, which are of one ticket, or none. Raises QueueFull, CallerShareTaken,
+        TooLarge, Draining, DeviceLost, or what the ticket says."""
         ticket, rows = calls[0].ticket, sum(len(call.rows) for call in calls)
         ticket.check()
         most = self._limits.max_own_rows
@@ -322,9 +322,8 @@ class Batcher:
     def _check_room(self, rows: int, ticket: Ticket) -> None:
         own, share = self._queue.of_caller(ticket), self._limits.max_own_rows
         if own + rows > share:
-            raise QuotaExceeded(
+            raise CallerShareTaken(
                 caller=caller_of(ticket.identity, ticket.peer) or "this analysis",
-                quota="limits.caller_share",
                 limit=share,
                 unit="waiting rows",
                 retry_after_s=self._until_free(own + rows - share),

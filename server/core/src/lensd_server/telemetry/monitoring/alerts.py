@@ -142,6 +142,9 @@ SATURATION = Group(
                 "Dashboard *Service overview*, *Refused*: the reason.",
                 "`QUEUE_FULL`: as LensdQueueWaitLong. `limits.max_analyses`, `max_queued_rows` and `max_admitted_*` "
                 "bound memory; raise them only if memory allows.",
+                "`CALLER_SHARE`: one caller asks for more than `limits.caller_share` of what there is. Where nearly all "
+                "comes from one, such as a gateway, it is load, as `QUEUE_FULL`; where it crowds out others, bound "
+                "it with `[quota]`, whose refusals (`QUOTA_EXCEEDED`) do not count here.",
                 "`DEADLINE_TOO_SHORT`: callers allow less time than their work, or what is ahead of it, takes: as "
                 "LensdQueueWaitLong, or longer deadlines.",
                 "`STREAM_FULL`: one client keeps too many analyses open on one stream: `lensctl ps` shows its peer.",
