@@ -80,6 +80,8 @@ class SizedLoader:
         self.loads: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
         self.really: dict[str, int] = {}
+        #: What happens while the weights of a model are read.
+        self.takes: dict[str, Callable[[], None]] = {}
         self.gate = threading.Condition()
         self.held: set[str] = set()
         #: What the files of a model are, where they were changed.
@@ -102,6 +104,7 @@ class SizedLoader:
         if (fault := self.faults.pop(name, None)) is not None:
             raise fault
         report("read", 0.5)
+        self.takes.get(name, lambda: None)()
         module = nn.Module()
         self._allocate(device.name, size)
         weakref.finalize(module, self._free, device.name, size).atexit = False
@@ -217,6 +220,9 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
 
 
 async def until(condition: Callable[[], bool]) -> None:

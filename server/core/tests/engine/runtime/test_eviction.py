@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 import structlog
 
-from lensd_api import Draining, Exhausted, FailedPrecondition, LoadFailed
+from lensd_api import DeadlineExceeded, Draining, Exhausted, FailedPrecondition, LoadFailed
 from lensd_server.engine.events import LoadStep, ModelState, Warned
 from server.core.tests.engine.runtime.bounded import (
     PATIENCE_S,
@@ -264,6 +264,25 @@ async def test_a_deadline_that_leaves_no_time_for_the_load_is_refused_early(make
     await until(lambda: bool(bounded.residency.status("b").detail))
     clock.now += 61
     await in_time
+
+
+async def test_nothing_goes_for_a_load_whose_callers_ran_out_of_time(make: Make) -> None:
+    clock = Clock()
+    bounded = make(clock=clock)
+    bounded.loader.takes["b"] = lambda: clock.advance(7.0)
+    await bounded.use("b")
+    await bounded.use("a")
+    with pytest.raises(DeadlineExceeded, match=r"takes 7\.00 s"):
+        async with bounded.residency.lease("b", deadline=clock.now + 1.0):
+            pass
+    await until(lambda: bounded.noting.outcomes["b", "cancelled"] == 1)
+    assert (state(bounded, "a"), state(bounded, "b")) == (ModelState.RESIDENT, ModelState.COLD)
+    assert bounded.noting.evictions == {("b", "idle"): 1}, "only that which made room for a"
+    await bounded.residency.unload("a")
+    with pytest.raises(DeadlineExceeded):
+        async with bounded.residency.lease("b", deadline=clock.now + 1.0):
+            pass
+    await until(lambda: state(bounded, "b") is ModelState.RESIDENT)
 
 
 async def test_a_lease_that_does_not_end_in_time_is_refused_before_the_deadline(make: Make) -> None:

@@ -148,6 +148,30 @@ async def test_a_deadline_ends_an_analysis_that_computes(rig: Any) -> None:
     await rig.settled()
 
 
+async def test_a_deadline_that_ends_a_wait_for_the_model_leaves_its_load_to_the_next(
+    make_rig: Any, tiny: Any
+) -> None:
+    go = threading.Event()
+
+    class Slow:
+        loads = 0
+
+        def load(self, name: str, settings: Any, report: Any, claim: Any) -> Any:
+            self.loads += 1
+            report("read", 0.5)
+            assert go.wait(60)
+            report("verify", 0.7)
+            return tiny("llama")
+
+    loader = Slow()
+    rig = make_rig(loader=loader)
+    with pytest.raises(DeadlineExceeded):
+        await rig.events(Count(), request={"deadline": time.monotonic() + 0.05})
+    go.set()
+    assert await rig.results(Count())
+    assert loader.loads == 1
+
+
 async def test_a_deadline_that_has_passed_starts_nothing(rig: Any) -> None:
     with pytest.raises(DeadlineExceeded):
         await rig.events(Count(), request={"deadline": time.monotonic() - 1})

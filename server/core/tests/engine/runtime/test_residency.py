@@ -3,12 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
 
-from lensd_api import Draining, LensdError, LoadFailed, UnknownModel
+from lensd_api import DeadlineExceeded, Draining, LensdError, LoadFailed, UnknownModel
 from lensd_server.engine.events import LoadStep, ModelState
 from lensd_server.engine.models.loading import LoadedModel
 from lensd_server.engine.models.loads import MAX_BACKOFF_S
@@ -32,9 +32,10 @@ class HeldLoader:
         self, name: str, settings: ModelSettings, report: Callable[[str, float], None], claim: Any
     ) -> LoadedModel:
         self.loads += 1
-        self.entered.set()
         report("read", 0.5)
+        self.entered.set()
         assert self.go.wait(60)
+        report("verify", 0.7)
         if self.fault is not None:
             raise self.fault
         return self.tiny("llama")
@@ -270,6 +271,103 @@ async def test_cancelling_while_waiting_for_a_load_leaves_no_lease(
     loader.go.set()
     await load(residency)
     assert residency.leases("alpha") == 0
+
+
+async def loaded_in(residency: Residency, loader: HeldLoader, clock: Clock, seconds: float) -> None:
+    """Loads alpha in that time and unloads it."""
+    loader.go.clear()
+    loader.entered.clear()
+    loading = asyncio.ensure_future(load(residency))
+    assert await asyncio.to_thread(loader.entered.wait, 60)
+    clock.now += seconds
+    loader.go.set()
+    await loading
+    await residency.unload("alpha")
+
+
+async def hold(residency: Residency, deadline: float | None = None) -> None:
+    async with residency.lease("alpha", deadline=deadline):
+        pass
+
+
+async def test_a_deadline_too_short_for_the_load_is_refused_at_once_and_the_next_finds_the_model(
+    residency: Residency, loader: HeldLoader, clock: Clock
+) -> None:
+    await loaded_in(residency, loader, clock, 7.0)
+    loader.go.clear()
+    loader.entered.clear()
+    with pytest.raises(DeadlineExceeded, match=r"takes 7\.00 s .* deadline is in 1\.50 s") as refused:
+        await hold(residency, clock.now + 1.5)
+    assert refused.value.reason == "DEADLINE_TOO_SHORT"
+    assert refused.value.retry_after_s == pytest.approx(7.0)
+    assert (refused.value.metadata["needed_seconds"], refused.value.metadata["left_seconds"]) == (
+        "7.000",
+        "1.500",
+    )
+    assert await asyncio.to_thread(loader.entered.wait, 60)
+    with pytest.raises(DeadlineExceeded):
+        await hold(residency, clock.now + 1.5)
+    clock.now += 6.0
+    in_time = asyncio.ensure_future(hold(residency, clock.now + 1.5))
+    await asyncio.sleep(0)
+    loader.go.set()
+    await in_time
+    assert loader.loads == 2, "the load that the first began"
+
+
+async def test_a_deadline_long_enough_for_the_load_is_let_wait(
+    residency: Residency, loader: HeldLoader, clock: Clock
+) -> None:
+    await loaded_in(residency, loader, clock, 7.0)
+    await hold(residency, clock.now + 7.5)
+    assert loader.loads == 2
+
+
+@pytest.mark.parametrize(("left_s", "loads"), [(0.0, 1), (0.05, 1), (30.0, 2)])
+async def test_only_whoever_runs_out_of_time_leaves_the_load_to_the_next(
+    tiny: Any, left_s: float, loads: int
+) -> None:
+    """A client that goes away at its deadline may be a little early."""
+    loader, clock, ended = HeldLoader(tiny), Clock(), asyncio.Event()
+    loop, outcomes = asyncio.get_running_loop(), list[str]()
+
+    class Noting:
+        def load_finished(self, model: str, outcome: str, seconds: float) -> None:
+            outcomes.append(outcome)
+            loop.call_soon_threadsafe(ended.set)
+
+    models = {"alpha": ModelSettings(source="dir:/alpha")}
+    residency = Residency(models, loader, clock=clock, observers=Observers(loads=[Noting()]))
+    loader.go.clear()
+    waiting = asyncio.ensure_future(hold(residency, clock.now + 40.0))
+    assert await asyncio.to_thread(loader.entered.wait, 60)
+    clock.now += 40.0 - left_s
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+    loader.go.set()
+    async with asyncio.timeout(60):
+        await ended.wait()
+    await hold(residency)
+    residency.close()
+    assert loader.loads == loads
+    assert outcomes == (["ok"] if loads == 1 else ["cancelled", "ok"])
+
+
+async def test_what_goes_on_for_the_next_ends_with_an_unload(
+    residency: Residency, loader: HeldLoader, clock: Clock
+) -> None:
+    loader.go.clear()
+    waiting = asyncio.ensure_future(hold(residency, clock.now))
+    assert await asyncio.to_thread(loader.entered.wait, 60)
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+    unloading = asyncio.ensure_future(residency.unload("alpha"))
+    await asyncio.sleep(0)
+    loader.go.set()
+    assert (await unloading).state is ModelState.COLD
+    assert residency.resident("alpha") is None
 
 
 async def test_watching_shows_every_model_then_each_change(residency: Residency) -> None:

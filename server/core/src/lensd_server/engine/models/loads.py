@@ -20,7 +20,7 @@ from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.models.claims import Claim
 from lensd_server.engine.models.devices import OffersDevices
 from lensd_server.engine.models.loading import ClaimMemory, LoadedModel, Report
-from lensd_server.engine.models.memory_line import MemoryLine, NoRoomForAnother
+from lensd_server.engine.models.memory_line import MemoryLine, NoRoomForAnother, Unwanted
 from lensd_server.engine.models.shelf import ConfiguredModel, Shelf
 from lensd_server.engine.models.sizing import cache_bytes
 from lensd_server.engine.models.slot import ResidentModel, Slot
@@ -45,10 +45,6 @@ class LoadsModels(Protocol):
     def load(self, name: str, settings: ModelSettings, report: Report, claim: ClaimMemory) -> LoadedModel:
         """Blocks until the model is ready to serve. Calls ``claim`` before it fills memory."""
         ...
-
-
-class _Unwanted(Exception):
-    """Nobody waits for the load any more. Raised where it can be given up."""
 
 
 class Loads:
@@ -89,6 +85,7 @@ class Loads:
         if slot.state in (ModelState.COLD, ModelState.FAILED) and not self._closed and slot.resident is None:
             slot.state, slot.problem, slot.error = ModelState.LOADING, "", None
             slot.stage, slot.fraction, slot.detail = "fetch", 0.0, ""
+            slot.outlasts, slot.read_at = False, None
             slot.loading = threading.Thread(
                 target=self._load, args=(slot,), name=f"lensd-load-{slot.name}", daemon=True
             )
@@ -137,6 +134,8 @@ class Loads:
             with self._shelf.changed:
                 self._check_wanted(slot)
                 slot.stage, slot.fraction, slot.detail = stage, fraction, ""
+                if stage == "read":
+                    slot.read_at = self._clock()
             self._shelf.notify(slot)
 
         def claim(need: Callable[[Device], int]) -> Device:
@@ -159,7 +158,7 @@ class Loads:
             loaded = self._loader.load(slot.name, slot.settings, report, claim)
             self._check_same(slot, loaded)
             model = ResidentModel(loaded, self._batcher(slot, loaded))
-        except _Unwanted:
+        except Unwanted:
             outcome = "cancelled"
         except NoRoomForAnother as lack:
             outcome, no_room = "cancelled", str(lack)
@@ -177,8 +176,8 @@ class Loads:
         self._shelf.notify(slot)
 
     def _check_wanted(self, slot: Slot) -> None:
-        if self._closed or slot.unloading or not slot.wanted:
-            raise _Unwanted
+        if self._closed or slot.unloading or not (slot.wanted or slot.outlasts):
+            raise Unwanted
 
     def _check_same(self, slot: Slot, loaded: LoadedModel) -> None:
         """Raises LoadFailed when the replicas would not be the same model."""
@@ -249,7 +248,8 @@ class Loads:
             slot.resident, slot.state, slot.failures = model, ModelState.RESIDENT, 0
             slot.stage, slot.fraction, slot.detail = "ready", 1.0, ""
             slot.loads += 1
-            slot.load_s, slot.last_used = took, now
+            slot.load_s = took if slot.read_at is None else now - slot.read_at
+            slot.read_at, slot.last_used = None, now
             slot.stays_until = now + (took if minimum is None else minimum)
             slot.grant(now)
 
@@ -309,6 +309,8 @@ class Loads:
             self.ask(slot)
         elif slot.waiters:
             self.want(self._shelf.model(slot.name))
+        else:
+            slot.order = 0
 
     def _fail(self, slot: Slot, error: LensdError) -> None:
         """Says why it does not serve, and when it may be tried again. Locked.

@@ -28,6 +28,10 @@ class NoRoomForAnother(Exception):
     """One more replica of a model that serves has no room, and nothing goes for it; the text says so."""
 
 
+class Unwanted(Exception):
+    """Nobody waits for a load any more. Raised where it can be given up."""
+
+
 class MemoryLine:
     """Gives memory to loads, first come, first served. ``free`` frees a model that was taken off its slot."""
 
@@ -52,7 +56,8 @@ class MemoryLine:
         """Waits until the bytes that are claimed are free on one of the devices, and sets them aside there.
 
         ``check_wanted`` is called now and then, under the lock, and raises to give the wait up. Raises
-        NoRoomForAnother, and what :func:`lensd_server.engine.models.claims.decide` does.
+        NoRoomForAnother, Unwanted rather than to wait or to make room for nobody, and what
+        :func:`lensd_server.engine.models.claims.decide` does.
         """
         with self._shelf.changed:
             check_budget(claim, self.room)
@@ -77,6 +82,8 @@ class MemoryLine:
             decision = decide(claim, self._claims, slots, self.room, self._clock(), self.freed_at)
             if isinstance(decision, Forgo):
                 raise NoRoomForAnother(decision.detail)
+            if not isinstance(decision, Go) and not slot.wanted:
+                raise Unwanted
             self._let_stay(slot, decision.victims if isinstance(decision, MakeRoom) else ())
             if isinstance(decision, Go):
                 self._note_sharing(slot, decision.device)

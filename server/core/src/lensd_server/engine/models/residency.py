@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
-from lensd_api import Draining, Exhausted, LoadFailed
+from lensd_api import DeadlineExceeded, Draining, Exhausted, LoadFailed
 from lensd_server.engine.device import Devices
 from lensd_server.engine.events import DeviceMemory, LoadStep, ModelState, ModelStatus, Warned
 from lensd_server.engine.models.devices import OffersDevices
@@ -23,7 +23,8 @@ from lensd_server.engine.observers import Observers
 from lensd_server.engine.wakeup import Wakeup
 from lensd_server.settings import LimitSettings, ModelSettings
 
-#: What a load takes at least, for deciding whether a deadline can still be met.
+#: What a load takes at least, for deciding whether a deadline can still be met. Whoever leaves with less than that
+#: ran out of time: clients give up at their deadline, at which they may be a little ahead of the server.
 LEAST_LOAD_S = 0.1
 
 Tell = Callable[[LoadStep | Warned], None]
@@ -191,19 +192,20 @@ class Residency:
         self, name: str, tell: Tell | None = None, *, deadline: float | None = None
     ) -> AsyncIterator[ResidentModel]:
         """Holds the replica of ``name`` that is used least, loading one first where needed; a load nobody waits
-        for is given up. Where all are in use one more is loaded, for those who come later.
+        for is given up, unless those who did ran out of time. Where all are in use one more is loaded, for those
+        who come later.
 
-        ``tell`` hears how far the load is, and when models displace each other too fast. Raises
-        UnknownModel, Draining, what the load failed with (at once while the back-off after a failure
-        lasts), and Exhausted as soon as ``deadline``, on the residency's clock, leaves no time to wait
-        for memory and load.
+        ``tell`` hears how far the load is, and when models displace each other too fast. ``deadline`` is on the
+        residency's clock. Raises UnknownModel, Draining, what the load failed with (at once while the back-off
+        after a failure lasts), DeadlineExceeded at once when ``deadline`` leaves less time than the last load
+        took, and Exhausted as soon as it leaves no time to wait for memory and load.
         """
         model = self._shelf.model(name)
-        waiter = self._enter(model)
+        waiter = self._enter(model, deadline)
         try:
             yield waiter.model or await self._wait(model, waiter, tell or _ignore, deadline)
         finally:
-            self._leave(model, waiter)
+            self._leave(model, waiter, deadline)
 
     @contextmanager
     def set_aside(self, device: str, size: int) -> Generator[None, None, None]:
@@ -232,7 +234,7 @@ class Residency:
         except LoadFailed:  # a device that this machine lacks: its load says so
             return ()
 
-    def _enter(self, model: ConfiguredModel) -> Waiter:
+    def _enter(self, model: ConfiguredModel, deadline: float | None) -> Waiter:
         waiter = Waiter(Wakeup())
         with self._shelf.changed:
             model.check_not_unloading()
@@ -246,10 +248,32 @@ class Residency:
             remaining = best.retry_at - self._clock()
             if best.error is not None and remaining > 0:
                 raise again(best.error, None if math.isinf(remaining) else remaining)
-            model.waiters.append(waiter)
             self._loads.want(model)
+            self._check_deadline(model.best, deadline)
+            model.waiters.append(waiter)
         self._shelf.notify(model)
         return waiter
+
+    def _check_deadline(self, slot: Slot, deadline: float | None) -> None:
+        """Refuses whom the load of ``slot`` would not serve in time; it goes on for those who come next. Locked."""
+        if deadline is None:
+            return
+        now = self._clock()
+        needed_s, left_s = slot.load_left_s(now), max(0.0, deadline - now)
+        if needed_s <= left_s:
+            return
+        slot.outlasts = True
+        raise DeadlineExceeded(
+            f"model {slot.name} has to be loaded, which takes {needed_s:.2f} s as it did last time, but the deadline "
+            f"is in {left_s:.2f} s; allow more time, or try again in {needed_s:.1f} s",
+            reason="DEADLINE_TOO_SHORT",
+            metadata={
+                "model": slot.name,
+                "needed_seconds": f"{needed_s:.3f}",
+                "left_seconds": f"{left_s:.3f}",
+            },
+            retry_after_s=needed_s,
+        )
 
     async def _wait(
         self, model: ConfiguredModel, waiter: Waiter, tell: Tell, deadline: float | None
@@ -299,11 +323,13 @@ class Residency:
             retry_after_s=retry_s,
         )
 
-    def _leave(self, model: ConfiguredModel, waiter: Waiter) -> None:
+    def _leave(self, model: ConfiguredModel, waiter: Waiter, deadline: float | None) -> None:
         moved = True
         with self._shelf.changed:
             if waiter in model.waiters:
                 model.waiters.remove(waiter)
+                if deadline is not None and deadline - self._clock() < LEAST_LOAD_S:
+                    model.best.outlasts = True
             elif (slot := waiter.slot) is not None:
                 slot.give_back(self._clock())
                 if slot.damage:

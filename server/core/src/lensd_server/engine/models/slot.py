@@ -51,6 +51,8 @@ class Slot:
     leases: int = 0
     #: It was asked for whether anybody waits or not, which stands until the load has ended.
     ordered: bool = False
+    #: Whoever waited for the load ran out of time: it goes on for those who come next, if it need not wait for room.
+    outlasts: bool = False
     #: Operators who wait for it to be gone; nobody gets a lease meanwhile.
     unloading: int = 0
     #: What it makes room for once its leases have ended; ``None`` when it stays.
@@ -60,8 +62,10 @@ class Slot:
 
     #: How often it became resident.
     loads: int = 0
-    #: What the last load took, waiting for memory not counted.
+    #: What the last load took from its reading on: what comes before it stays on disk, and waiting is no work.
     load_s: float = 0.0
+    #: When the load under way began to read; ``None`` before.
+    read_at: float | None = None
     last_used: float = 0.0
     #: Not evicted before.
     stays_until: float = 0.0
@@ -94,6 +98,10 @@ class Slot:
     def waits_for_room(self) -> bool:
         """Whether others must go before it can be loaded."""
         return not self.serves and self.stage in ("wait_memory", "wait_turn")
+
+    def load_left_s(self, now: float) -> float:
+        """What its load will take yet, if it takes as long as the last one; 0 where there was none."""
+        return max(0.0, self.load_s - (0.0 if self.read_at is None else now - self.read_at))
 
     def take(self, waiter: Waiter, now: float) -> None:
         """One more lease, of ``waiter``."""

@@ -146,7 +146,7 @@ SATURATION = Group(
                 "comes from one, such as a gateway, it is load, as `QUEUE_FULL`; where it crowds out others, bound "
                 "it with `[quota]`, whose refusals (`QUOTA_EXCEEDED`) do not count here.",
                 "`DEADLINE_TOO_SHORT`: callers allow less time than their work, or what is ahead of it, takes: as "
-                "LensdQueueWaitLong, or longer deadlines.",
+                "LensdQueueWaitLong, or longer deadlines. Where the message speaks of a load: `preload` or `pin` the model.",
                 "`STREAM_FULL`: one client keeps too many analyses open on one stream: `lensctl ps` shows its peer.",
                 "`LOAD_FAILED`: see LensdModelLoadFailing.",
             ),
