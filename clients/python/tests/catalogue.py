@@ -126,6 +126,7 @@ class Server(server_pb2_grpc.ServerServiceServicer):
         limits.caller_share, limits.max_streams_per_caller = 0.75, 512
         limits.send_timeout.FromSeconds(30)
         limits.quota.max_analyses, limits.quota.bytes_per_minute = 4, 5_000_000
+        limits.quota.rows_per_minute = 300
         return response
 
     def GetLoad(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -230,7 +230,7 @@ def test_out_writes_every_result_inside_the_folder(
         (["artifacts"], ["probe@3", "2.05 kB", "2023-11-14"]),
         (["info"], ["torch", "2.13", "no limit", "2 rows, 20 tokens"]),
         (["info"], ["4096 rows waiting, 1000 tokens and 4.29 GB", "75 % of these, 512 streams"]),
-        (["info"], ["broken off after 30 s", "4 analyses at once, 5 MB a minute"]),
+        (["info"], ["broken off after 30 s", "4 analyses at once, 300 rows a minute"]),
         (["health"], ["server", "SERVING", "SERVICE_UNKNOWN"]),
         (["ps"], ["r9", "1.5 s"]),
         (["cancel", "r9"], ["cancelled r9"]),
@@ -277,7 +277,7 @@ def test_a_caller_without_a_quota_is_told_so(invoke: Invoke, monkeypatch: pytest
 
     def without(client: Client) -> ServerInfo:
         info = found(client)
-        return replace(info, limits=replace(info.limits, quota=Quota(None, None, None)))
+        return replace(info, limits=replace(info.limits, quota=Quota(None, None, None, None)))
 
     monkeypatch.setattr(Client, "server_info", without)
     (shown,) = [line for line in invoke("info").stdout.splitlines() if "your quota" in line]

@@ -149,6 +149,7 @@ def _limits(message: server_pb2.Limits) -> catalog.Limits:
 def _quota(message: server_pb2.Quota) -> catalog.Quota:
     return catalog.Quota(
         max_analyses=message.max_analyses if message.HasField("max_analyses") else None,
+        rows_per_minute=message.rows_per_minute if message.HasField("rows_per_minute") else None,
         tokens_per_minute=message.tokens_per_minute if message.HasField("tokens_per_minute") else None,
         bytes_per_minute=message.bytes_per_minute if message.HasField("bytes_per_minute") else None,
     )

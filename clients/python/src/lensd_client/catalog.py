@@ -145,9 +145,10 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What one caller may use: analyses at once, tokens and bytes a minute; None for no bound."""
+    """What one caller may use: analyses at once, rows, tokens and bytes a minute; None for no bound."""
 
     max_analyses: int | None
+    rows_per_minute: int | None
     tokens_per_minute: int | None
     bytes_per_minute: int | None
 

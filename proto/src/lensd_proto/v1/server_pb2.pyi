@@ -70,14 +70,16 @@ class Limits(_message.Message):
     def __init__(self, max_request_bytes: _Optional[int] = ..., max_response_bytes: _Optional[int] = ..., max_analyses: _Optional[int] = ..., max_analyses_per_stream: _Optional[int] = ..., max_queued_rows: _Optional[int] = ..., max_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_admitted_tokens: _Optional[int] = ..., max_admitted_bytes: _Optional[int] = ..., caller_share: _Optional[float] = ..., max_streams_per_caller: _Optional[int] = ..., send_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_artifact_bytes: _Optional[int] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ...) -> None: ...
 
 class Quota(_message.Message):
-    __slots__ = ("max_analyses", "tokens_per_minute", "bytes_per_minute")
+    __slots__ = ("max_analyses", "tokens_per_minute", "bytes_per_minute", "rows_per_minute")
     MAX_ANALYSES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
     max_analyses: int
     tokens_per_minute: int
     bytes_per_minute: int
-    def __init__(self, max_analyses: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., bytes_per_minute: _Optional[int] = ...) -> None: ...
+    rows_per_minute: int
+    def __init__(self, max_analyses: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., bytes_per_minute: _Optional[int] = ..., rows_per_minute: _Optional[int] = ...) -> None: ...
 
 class GetLoadRequest(_message.Message):
     __slots__ = ()

@@ -20,6 +20,7 @@ LIVE = frozenset(
         "limits.max_timeout_s",
         "auth.certificates",
         "quota.max_analyses",
+        "quota.rows_per_minute",
         "quota.tokens_per_minute",
         "quota.bytes_per_minute",
         "quota.callers",

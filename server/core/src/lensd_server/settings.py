@@ -189,6 +189,7 @@ class CallerQuota(_Section):
     """What one caller may use; ``None`` for no bound."""
 
     max_analyses: Count | None = None
+    rows_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     bytes_per_minute: int | None = Field(default=None, ge=1)
 

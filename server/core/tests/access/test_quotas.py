@@ -23,8 +23,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def used(caller: str, tokens: int) -> AnalysisRecord:
-    return AnalysisRecord("r", "a", "m", outcome="cancelled", usage={"tokens": tokens}, caller=caller)
+def used(caller: str, tokens: int, rows: int = 1) -> AnalysisRecord:
+    usage = {"tokens": tokens, "rows": rows}
+    return AnalysisRecord("r", "a", "m", outcome="cancelled", usage=usage, caller=caller)
 
 
 def refused(quotas: Quotas, caller: str) -> QuotaExceeded | None:
@@ -65,6 +66,18 @@ def test_what_was_used_beyond_is_owed_and_the_wait_is_exact(clock: Clock) -> Non
     clock.now += 30.0
     assert refused(quotas, "a") is not None
     clock.now += 1.0
+    assert refused(quotas, "a") is None
+
+
+def test_rows_are_bounded_however_short_they_are(clock: Clock) -> None:
+    quotas = Quotas(QuotaSettings(rows_per_minute=60, tokens_per_minute=10**6), clock=clock)
+    quotas.finished(used("a", tokens=4, rows=64))
+    error = refused(quotas, "a")
+    assert error is not None
+    assert (error.quota, error.limit, error.reason) == ("rows_per_minute", 60, "QUOTA_EXCEEDED")
+    assert error.retry_after_s == pytest.approx(5)
+    assert refused(quotas, "b") is None
+    clock.now += 5.0
     assert refused(quotas, "a") is None
 
 

@@ -232,10 +232,14 @@ async def test_a_caller_is_told_its_own_quota(served: Any, access: Any) -> None:
 
     assert (await quota()).ListFields() == []
     access.quotas.take_over(
-        QuotaSettings(max_analyses=9, callers={"ipv4:127.0.0.1": CallerQuota(tokens_per_minute=60)})
+        QuotaSettings(
+            max_analyses=9,
+            rows_per_minute=7,
+            callers={"ipv4:127.0.0.1": CallerQuota(tokens_per_minute=60)},
+        )
     )
     own = await quota()
-    assert (own.max_analyses, own.tokens_per_minute) == (9, 60)
+    assert (own.max_analyses, own.rows_per_minute, own.tokens_per_minute) == (9, 7, 60)
     assert not own.HasField("bytes_per_minute")
 
 

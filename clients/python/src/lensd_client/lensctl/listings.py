@@ -161,6 +161,7 @@ def _limits(limits: Limits) -> Iterator[list[str]]:
 def _quota(quota: Quota) -> str:
     bounds = [
         (quota.max_analyses, f"{quota.max_analyses} analyses at once"),
+        (quota.rows_per_minute, f"{quota.rows_per_minute} rows a minute"),
         (quota.tokens_per_minute, f"{quota.tokens_per_minute} tokens a minute"),
         (quota.bytes_per_minute, f"{size(quota.bytes_per_minute or 0)} a minute"),
     ]

@@ -1,6 +1,6 @@
 """What one caller may use, so that it cannot use up what is there for all.
 
-Analyses at once are refused beyond the bound. Tokens and bytes are known only when they have been
+Analyses at once are refused beyond the bound. Rows, tokens and bytes are known only when they have been
 used: a caller may start an analysis while it has any left of this minute's, and what it uses beyond
 is owed, so that over time it gets its share and no more.
 """
@@ -53,6 +53,7 @@ class _Account:
 
     def bind(self, bounds: CallerQuota, now: float) -> None:
         self.bounds = bounds
+        self.rows = _allowance(bounds.rows_per_minute, now)
         self.tokens = _allowance(bounds.tokens_per_minute, now)
         self.bytes = _allowance(bounds.bytes_per_minute, now)
 
@@ -60,7 +61,7 @@ class _Account:
 class Quotas:
     """The accounts of all callers. Safe to use from any thread.
 
-    It observes the engine (:class:`lensd_server.engine.observers.AnalysisObserver`), since tokens
+    It observes the engine (:class:`lensd_server.engine.observers.AnalysisObserver`), since rows and tokens
     count however an analysis ends.
     """
 
@@ -116,18 +117,25 @@ class Quotas:
         """Counted in :meth:`analysis`."""
 
     def finished(self, analysis: AnalysisRecord) -> None:
-        """Its tokens are its caller's, whatever came of it."""
+        """Its rows and tokens are its caller's, whatever came of it."""
+        usage = analysis.usage or {}
         with self._lock:
             account = self._account(analysis.caller)
-            if account is not None and account.tokens is not None:
-                account.tokens.spend((analysis.usage or {}).get("tokens", 0), self._clock())
+            if account is None:
+                return
+            for allowance, amount in (
+                (account.rows, usage.get("rows", 0)),
+                (account.tokens, usage.get("tokens", 0)),
+            ):
+                if allowance is not None:
+                    allowance.spend(amount, self._clock())
 
     def _account(self, caller: str) -> _Account | None:
         """That of ``caller``; ``None`` where nothing bounds it."""
         account = self._accounts.get(caller)
         if account is None:
             bounds = self._bounds(caller)
-            if bounds.max_analyses is bounds.tokens_per_minute is bounds.bytes_per_minute is None:
+            if bounds == CallerQuota():
                 return None
             self._make_room()
             account = self._accounts[caller] = _Account(bounds, self._clock())
@@ -154,6 +162,7 @@ class Quotas:
                 unit="analyses at once",
                 retry_after_s=_RETRY_S,
             )
+        self._check_allowance(caller, account.rows, "rows_per_minute", "rows a minute")
         self._check_allowance(caller, account.tokens, "tokens_per_minute", "tokens a minute")
         self._check_allowance(caller, account.bytes, "bytes_per_minute", "bytes a minute")
 

@@ -138,6 +138,7 @@ def _limits(limits: LimitSettings, quota: CallerQuota) -> server_pb2.Limits:
         max_artifact_bytes=limits.max_artifact_bytes,
         quota=server_pb2.Quota(
             max_analyses=quota.max_analyses,
+            rows_per_minute=quota.rows_per_minute,
             tokens_per_minute=quota.tokens_per_minute,
             bytes_per_minute=quota.bytes_per_minute,
         ),
