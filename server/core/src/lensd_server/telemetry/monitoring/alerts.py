@@ -242,8 +242,8 @@ PROCESS = Group(
             f"increase({d.AUDIT_LOST.name}[15m]) > 0",
             "ticket",
             "{{ $labels.instance }} cannot write its audit",
-            "Admin calls or refusals of the last quarter of an hour are missing in `auth.audit_file`. The calls "
-            "themselves went on, and the daemon's log has their lines.",
+            "Lines of the last quarter of an hour are missing in `auth.audit_file`. What they tell of "
+            "went on, and the daemon's log has them.",
             (
                 "The log line `the audit cannot be written` names the file and the problem; it comes once a minute "
                 "while that lasts.",
