@@ -1,7 +1,9 @@
 """The metrics port."""
 
 import http.client
+import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -26,10 +28,10 @@ def server(pulse: Pulse) -> Iterator[MetricsServer]:
     server.stop()
 
 
-def get(server: MetricsServer, path: str, accept: str = "*/*") -> tuple[int, str, str]:
+def get(server: MetricsServer, path: str, accept: str = "*/*", method: str = "GET") -> tuple[int, str, str]:
     connection = http.client.HTTPConnection(server.address, timeout=10)
     try:
-        connection.request("GET", path, headers={"Accept": accept})
+        connection.request(method, path, headers={"Accept": accept})
         answer = connection.getresponse()
         return answer.status, answer.headers["Content-Type"], answer.read().decode()
     finally:
@@ -83,12 +85,83 @@ def test_other_paths_are_not_there(server: MetricsServer) -> None:
     assert get(server, "/../etc/passwd")[0] == 404
 
 
-def test_it_answers_while_another_connection_says_nothing(server: MetricsServer) -> None:
-    import socket
+def test_a_probe_with_head_is_answered_as_with_get_but_for_the_body(
+    server: MetricsServer, pulse: Pulse
+) -> None:
+    assert get(server, "/readyz", method="HEAD") == (503, "text/plain", "")
+    pulse.phase = "serving"
+    for path in ("/readyz", "/livez", "/metrics", "/"):
+        status, kind, _ = get(server, path)
+        assert get(server, path, method="HEAD") == (status, kind, "")
 
+
+def test_head_says_how_long_the_body_would_be_and_sends_none(server: MetricsServer) -> None:
+    with connect(server) as spoken:
+        spoken.sendall(b"HEAD /livez HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: spoken.recv(4096), b""))
+    assert b"Content-Length: 3\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def connect(server: MetricsServer) -> socket.socket:
     host, _, port = server.address.rpartition(":")
-    with socket.create_connection((host, int(port))):
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def is_hung_up_on(spoken: socket.socket) -> bool:
+    try:
+        return spoken.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_it_answers_while_another_connection_says_nothing(server: MetricsServer) -> None:
+    with connect(server):
         assert get(server, "/metrics")[0] == 200
+
+
+def test_so_many_connections_are_served_at_once_and_one_more_is_closed(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_http, "MAX_CONNECTIONS", 2)
+    with connect(server), connect(server) as second:
+        with connect(server) as third:
+            assert is_hung_up_on(third)
+        second.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 200 " in second.recv(4096)
+        while second.recv(4096):  # to the end of the answer, after which there is room
+            pass
+        assert until_served(server) == 200
+
+
+def until_served(server: MetricsServer) -> int:
+    """The status of a scrape, once there is room for it."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return get(server, "/metrics")[0]
+        except ConnectionError:
+            assert time.monotonic() < deadline
+
+
+def test_a_request_that_comes_byte_by_byte_is_ended_in_time(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_http, "REQUEST_S", 0.3)
+    began = time.monotonic()
+    with connect(server) as spoken:
+        spoken.settimeout(0.05)
+        ended = False
+        while not ended:
+            assert time.monotonic() - began < 5, "held for as long as it drips"
+            try:
+                spoken.sendall(b"x")
+                ended = is_hung_up_on(spoken)
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                ended = True
+    assert time.monotonic() - began >= 0.3
 
 
 def test_stopping_frees_the_port(server: MetricsServer) -> None:

@@ -1,14 +1,19 @@
 """The metrics port: ``/metrics``, ``/livez`` and ``/readyz``.
 
-Served by threads of its own, so that a stalled event loop stays visible rather than silent.
+Served by threads of its own, so that a stalled event loop stays visible rather than silent. Invariant:
+there are at most :data:`MAX_CONNECTIONS` of them, and none lasts longer than :data:`REQUEST_S`.
 """
 
+import contextlib
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -16,6 +21,12 @@ from lensd_server.addresses import split_address
 
 #: A loop that has not turned for this long gets no new traffic, and one for that long counts as dead.
 UNREADY_S, STALLED_S = 10.0, 60.0
+#: Connections served at once; one more is closed. A request has one of its own.
+MAX_CONNECTIONS = 32
+#: How long one may take, from the connection to the end of the answer.
+REQUEST_S = 30.0
+
+_log = structlog.get_logger("lensd.metrics")
 
 
 class Pulse:
@@ -51,7 +62,7 @@ class MetricsServer:
     def __init__(self, address: str, registry: CollectorRegistry, pulse: Pulse) -> None:
         """Binds ``address``. Raises OSError."""
         host, port = split_address(address)
-        self._server = _server_class(host)((host, port), _handler(registry, pulse))
+        self._server = _Server(host, port, _handler(registry, pulse))
         bound = self._server.server_address[1]
         self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
         self._thread = threading.Thread(
@@ -73,14 +84,43 @@ class MetricsServer:
         self._server.server_close()
 
 
-def _server_class(host: str) -> type[ThreadingHTTPServer]:
-    import socket
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._lock = threading.Lock()
+        #: Since when each connection is served.
+        self._since: dict[Any, float] = {}
+        super().__init__((host, port), handler)
 
-    return Server
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for one more connection."""
+        with self._lock:
+            if len(self._since) >= MAX_CONNECTIONS:
+                return False
+            self._since[request] = time.monotonic()
+            return True
+
+    def shutdown_request(self, request: Any) -> None:
+        """Closes a connection, served or not."""
+        with self._lock:
+            self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called several times a second: hangs up on whoever takes too long."""
+        late = time.monotonic() - REQUEST_S
+        with self._lock:
+            overdue = [request for request, since in self._since.items() if since < late]
+        for request in overdue:
+            with contextlib.suppress(OSError):  # over meanwhile
+                request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks is the other side's business; anything else is ours."""
+        if not isinstance(sys.exception(), OSError):
+            _log.exception("a request to the metrics port failed")
 
 
 def _handler(registry: CollectorRegistry, pulse: Pulse) -> type[BaseHTTPRequestHandler]:
@@ -93,10 +133,17 @@ def _handler(registry: CollectorRegistry, pulse: Pulse) -> type[BaseHTTPRequestH
     class Handler(BaseHTTPRequestHandler):
         server_version = "lensd"
         sys_version = ""
-        # A connection that sends nothing must not hold a thread for good.
+        # Of a connection that sends nothing, or reads nothing.
         timeout = 10
 
         def do_GET(self) -> None:
+            self.wfile.write(self._answer())
+
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def _answer(self) -> bytes:
+            """Sends status and headers; what is returned is the body that goes with them."""
             route = routes.get(self.path.partition("?")[0])
             if route is None:
                 status, kind, body = 404, "text/plain", b"try /metrics, /livez or /readyz\n"
@@ -106,7 +153,7 @@ def _handler(registry: CollectorRegistry, pulse: Pulse) -> type[BaseHTTPRequestH
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            return body
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (inherited)
             """A scrape every few seconds is not news."""
