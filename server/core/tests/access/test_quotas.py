@@ -54,6 +54,17 @@ def test_analyses_at_once_are_bounded_for_each(clock: Clock) -> None:
     assert refused(quotas, "a") is None
 
 
+def test_who_has_enough_is_told_to_come_back_when_its_own_analyses_should_end(clock: Clock) -> None:
+    quotas = Quotas(QuotaSettings(max_analyses=2), clock=clock)
+    for caller, seconds in (("a", 4.0), ("a", 8.0), ("b", 40.0)):
+        with quotas.analysis(caller):
+            clock.now += seconds
+    clock.now += 3600.0
+    with quotas.analysis("a"), quotas.analysis("a"):
+        told = [error.retry_after_s for _ in range(3) if (error := refused(quotas, "a")) is not None]
+    assert told == pytest.approx([3.0, 6.0, 6.0])
+
+
 def test_what_was_used_beyond_is_owed_and_the_wait_is_exact(clock: Clock) -> None:
     quotas = Quotas(QuotaSettings(tokens_per_minute=60), clock=clock)
     assert refused(quotas, "a") is None

@@ -77,6 +77,12 @@ def reason(event: analysis_pb2.AnalyzeResponse) -> str:
     return info.reason
 
 
+def retry_s(event: analysis_pb2.AnalyzeResponse) -> float:
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in event.failed.status.details)
+    return retry.retry_delay.ToNanoseconds() / 1e9
+
+
 @pytest.fixture
 def stream(served: Any) -> Stream:
     """An open stream; the analyzer `ok` yields one record, `bad` fails, `slow` waits."""
@@ -159,10 +165,22 @@ async def test_more_than_the_stream_may_run_are_refused(served: Any, stream: Str
     await stream.send(*(start(str(i), "slow") for i in range(4)))
     failed = await stream.until("3", "failed")
     assert reason(failed) == "STREAM_FULL"
+    assert retry_s(failed) == 1.0, "nothing is known yet"
     assert "3 analyses" in failed.failed.status.message
     served.release.set()
     await stream.rest()
     assert [stream.kinds(str(i))[-1] for i in range(3)] == ["completed"] * 3
+
+
+async def test_how_soon_a_full_stream_takes_more_follows_how_long_its_analyses_took(
+    served: Any, stream: Stream
+) -> None:
+    await stream.send(start("quick"))
+    await stream.until("quick", "completed")
+    await stream.send(*(start(str(i), "slow") for i in range(4)))
+    assert 0 < retry_s(await stream.until("3", "failed")) < 1.0
+    served.release.set()
+    await stream.rest()
 
 
 async def test_running_ones_finish_after_the_half_close(served: Any, stream: Stream) -> None:

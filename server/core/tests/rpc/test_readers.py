@@ -107,6 +107,26 @@ async def test_a_host_holds_only_so_many_streams(served: Any, refusal: Refusal) 
     assert (await served.analysis.Analyze(Request(analyzer="a")).read()).HasField("accepted")
 
 
+async def test_who_holds_too_many_is_told_to_wait_as_long_as_its_streams_last(
+    served: Any, refusal: Refusal
+) -> None:
+    release = served.executor.waits("a")
+    served.executor.yields("quick")
+    calls = [served.analysis.Analyze(Request(analyzer="a")) for _ in range(2)]
+    for call in calls:
+        await call.read()
+    quick = served.analysis.Analyze(Request(analyzer="quick"))
+    assert await outcome(quick) is grpc.StatusCode.OK
+    calls.append(served.analysis.Analyze(Request(analyzer="a")))
+    await calls[-1].read()
+    said = await refusal(served.analysis.Analyze(Request(analyzer="a")))
+    assert said.reason == "TOO_MANY_STREAMS"
+    assert int(said.trailing["grpc-retry-pushback-ms"]) < 1000
+    release.set()
+    for call in calls:
+        assert await outcome(call) is grpc.StatusCode.OK
+
+
 async def test_a_broken_off_stream_counts_until_its_bytes_have_left(served: Any, refusal: Refusal) -> None:
     floods(served)
     served.executor.yields("a")

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 from lensd_api.errors import QuotaExceeded
 from lensd_api.hookspecs import AnalysisRecord
+from lensd_server.engine.turnover import Turnover
 from lensd_server.settings import CallerQuota, QuotaSettings
 
 #: Callers that are remembered: without authentication any number of hosts may come.
 _MAX_ACCOUNTS = 4096
-#: When an analysis refused for those that run may be tried again.
-_RETRY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -49,6 +48,7 @@ class _Account:
 
     def __init__(self, bounds: CallerQuota, now: float) -> None:
         self.running = 0
+        self.turnover = Turnover()
         self.bind(bounds, now)
 
     def bind(self, bounds: CallerQuota, now: float) -> None:
@@ -93,12 +93,14 @@ class Quotas:
             if account is not None:
                 self._check(caller, account)
                 account.running += 1
+        began = self._clock()
         try:
             yield
         finally:
             if account is not None:
                 with self._lock:
                     account.running -= 1
+                    account.turnover.left(self._clock() - began)
 
     def check_bytes(self, caller: str) -> None:
         """Raises QuotaExceeded when ``caller`` has no bytes left."""
@@ -160,7 +162,7 @@ class Quotas:
                 quota="max_analyses",
                 limit=limit,
                 unit="analyses at once",
-                retry_after_s=_RETRY_S,
+                retry_after_s=account.turnover.retry_after_s(limit),
             )
         self._check_allowance(caller, account.rows, "rows_per_minute", "rows a minute")
         self._check_allowance(caller, account.tokens, "tokens_per_minute", "tokens a minute")

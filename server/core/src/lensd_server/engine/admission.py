@@ -27,7 +27,7 @@ class Admission:
         self._lock = threading.Lock()
         self._inside: list[Analysis] = []
         self._shares = Shares()
-        self._turnover = Turnover(clock)
+        self._turnover = Turnover()
         #: Appended to and removed from on their own loops, copied before use.
         self._waiting_for_end: list[Wakeup] = []
 
@@ -39,7 +39,7 @@ class Admission:
             own = self._of_caller(analysis, self._inside)
             limit, share = self.limits.max_analyses, self.limits.share(self.limits.max_analyses)
             if len(own) >= share:
-                raise _own_share_taken(analysis, share, "analyses", self._turnover.retry_after_s(limit))
+                raise _own_share_taken(analysis, share, "analyses", self._turnover.retry_after_s(share))
             if len(self._inside) >= limit:
                 what = f"{len(self._inside)} analyses run already"
                 raise _taken(what, limit, self._turnover.retry_after_s(limit))
@@ -87,7 +87,7 @@ class Admission:
         with self._lock:
             if analysis.admitted:
                 self._inside.remove(analysis)
-                self._turnover.left()
+                self._turnover.left(self._clock() - analysis.started)
         for wakeup in tuple(self._waiting_for_end):
             wakeup.set()
 

@@ -1,6 +1,7 @@
 """Many analyses over one stream: each fails, is cancelled and completes by itself."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
@@ -8,6 +9,7 @@ from lensd_api.errors import Cancelled, FieldViolation, InvalidRequest, LensdErr
 from lensd_proto.v1 import analysis_pb2
 from lensd_server.engine.events import AnalysisRequest
 from lensd_server.engine.faults import internal_failure
+from lensd_server.engine.turnover import Turnover
 from lensd_server.rpc import wire
 from lensd_server.rpc.dispatch import Call
 from lensd_server.rpc.gate import Gate
@@ -45,6 +47,7 @@ class ManyAnalyses:
         #: By request_id; gone before the last message of an analysis is queued, since the
         #: client may use the identifier again once it has that message.
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._turnover = Turnover()
         #: Gone when the last message has been queued.
         self._tasks: set[asyncio.Task[None]] = set()
         self._most_tasks = 2 * limits.max_analyses_per_stream
@@ -177,7 +180,7 @@ class ManyAnalyses:
                 f"{limit} analyses run on this stream already; wait until one ends",
                 reason="STREAM_FULL",
                 metadata={"max_analyses_per_stream": str(limit)},
-                retry_after_s=1.0,
+                retry_after_s=self._turnover.retry_after_s(limit),
             )
         return await wire.read_large(
             message,
@@ -188,10 +191,11 @@ class ManyAnalyses:
         )
 
     async def _run_one(self, request: AnalysisRequest) -> None:
-        request_id = request.request_id
+        request_id, began = request.request_id, time.monotonic()
         last = await self._converse(request)
         del request  # the client may read nothing for long
         self._running.pop(request_id, None)
+        self._turnover.left(time.monotonic() - began)
         await self._outbox.put(last)
 
     async def _converse(self, request: AnalysisRequest) -> analysis_pb2.AnalyzeResponse:

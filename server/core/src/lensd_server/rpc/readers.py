@@ -5,8 +5,9 @@ last byte has left or its connection is gone, so that broken off streams cannot 
 """
 
 import asyncio
-from collections import Counter
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -14,10 +15,19 @@ import grpc.aio
 
 from lensd_api.errors import DeadlineExceeded, LensdError, QueueFull
 from lensd_server.engine.events import caller_of
+from lensd_server.engine.turnover import Turnover
 from lensd_server.rpc.guard import admitted, run
 from lensd_server.rpc.status import abort
 from lensd_server.settings import LimitSettings
 from lensd_server.telemetry.metrics import Metrics
+
+
+@dataclass(slots=True)
+class _Streams:
+    """Those of one caller: how many it holds, and how long it held others."""
+
+    open: int = 0
+    turnover: Turnover = field(default_factory=Turnover)
 
 
 class Readers(grpc.aio.ServerInterceptor):
@@ -27,7 +37,8 @@ class Readers(grpc.aio.ServerInterceptor):
     def __init__(self, limits: LimitSettings, metrics: Metrics) -> None:
         self._max_streams, self._send_timeout_s = limits.max_streams_per_caller, limits.send_timeout_s
         self._metrics = metrics
-        self._open: Counter[str] = Counter()
+        #: Of callers that hold any.
+        self._streams: dict[str, _Streams] = {}
 
     async def intercept_service(
         self,
@@ -48,9 +59,11 @@ class Readers(grpc.aio.ServerInterceptor):
     def _bounded(self, inner: Any) -> Callable[[Any, Any], Awaitable[None]]:
         async def answer(request: Any, context: Any) -> None:
             caller = caller_of(admitted().caller.name, context.peer())
-            if self._open[caller] >= self._max_streams:
-                await abort(context, self._refusal())
-            self._open[caller] += 1
+            streams = self._streams.setdefault(caller, _Streams())
+            if streams.open >= self._max_streams:
+                await abort(context, self._refusal(streams))
+            streams.open += 1
+            began = time.monotonic()
             paced = _PacedContext(context, self._write)
             try:
                 await run(inner, request, paced)
@@ -62,9 +75,10 @@ class Readers(grpc.aio.ServerInterceptor):
                 if not paced.gave_up:
                     raise
             finally:
-                self._open[caller] -= 1
-                if not self._open[caller]:
-                    del self._open[caller]
+                streams.open -= 1
+                streams.turnover.left(time.monotonic() - began)
+                if not streams.open:
+                    del self._streams[caller]
 
         return answer
 
@@ -81,13 +95,13 @@ class Readers(grpc.aio.ServerInterceptor):
             self._metrics.rejected(error.reason)
             raise error from None
 
-    def _refusal(self) -> QueueFull:
+    def _refusal(self, streams: _Streams) -> QueueFull:
         error = QueueFull(
             f"this caller holds {self._max_streams} streams already; end one, or put several analyses "
             "on one stream (AnalyzeMany)",
             reason="TOO_MANY_STREAMS",
             metadata={"max_streams_per_caller": str(self._max_streams)},
-            retry_after_s=1.0,
+            retry_after_s=streams.turnover.retry_after_s(self._max_streams),
         )
         self._metrics.rejected(error.reason)
         return error

@@ -25,7 +25,7 @@ from lensd_api import (
 )
 from lensd_server.engine.events import Accepted, Completed, Found, ModelState
 from lensd_server.engine.running import is_rejection, outcome_of
-from lensd_server.engine.turnover import LEAST_S, UNKNOWN_S, Turnover
+from lensd_server.engine.turnover import LEAST_S, MOST_S, UNKNOWN_S, Turnover
 from lensd_server.settings import LimitSettings
 
 SITES = frozenset({Site.FINAL_RESIDUAL})
@@ -265,12 +265,11 @@ async def test_without_a_model_nothing_is_estimated(rig: Any) -> None:
 
 
 def test_those_turned_away_are_told_to_come_one_after_the_other() -> None:
-    departures = iter((0.0, 2.0, 4.0, 6.0))
-    turnover = Turnover(lambda: next(departures))
-    for _ in range(3):
-        turnover.left()
+    turnover = Turnover()
+    for stayed_s in (3.0, 6.0, 9.0):
+        turnover.left(stayed_s)
     assert [turnover.retry_after_s(3) for _ in range(5)] == [2.0, 4.0, 6.0, 6.0, 6.0]
-    turnover.left()
+    turnover.left(6.0)
     assert turnover.retry_after_s(3) == 6.0
 
 
@@ -278,8 +277,8 @@ def test_before_anybody_left_a_second_is_as_good_as_any() -> None:
     assert Turnover().retry_after_s(3) == UNKNOWN_S
 
 
-def test_nobody_is_told_to_come_back_at_once() -> None:
-    turnover = Turnover(lambda: 0.0)
-    for _ in range(5):
-        turnover.left()
-    assert turnover.retry_after_s(3) == LEAST_S
+def test_nobody_is_told_to_come_back_at_once_or_after_minutes() -> None:
+    quick, slow = Turnover(), Turnover()
+    quick.left(0.0)
+    slow.left(3600.0)
+    assert (quick.retry_after_s(3), slow.retry_after_s(3)) == (LEAST_S, MOST_S)
