@@ -16,25 +16,29 @@ _ANSWERS = 3
 class Fault:
     """``inject`` does it, asserts what whoever caused it is promised, and says what that was.
 
-    ``others`` are the errors that callers who have nothing to do with it may get meanwhile.
+    ``others`` are the errors that callers who have nothing to do with it may get meanwhile; ``cuts`` says
+    that these may include requests of theirs which were accepted already.
     """
 
     name: str
     inject: Callable[[Site], str]
     others: frozenset[str] = frozenset()
+    cuts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a fault did. ``pause_s``: the longest time in which no other caller had an answer.
+    """What a fault did. ``unfinished``: requests of other callers that were accepted and not completed.
 
-    That is as callers see it: gRPC's own wait before it connects again is part of it.
+    ``pause_s``: the longest time in which no other caller had an answer. That is as callers see it: gRPC's
+    own wait before it connects again is part of it.
     """
 
     fault: str
     seen: str
     answered: int
     failures: Counter[str]
+    unfinished: int
     pause_s: float
     restarted: bool
 
@@ -44,11 +48,11 @@ class Outcome:
         failed = ", ".join(f"{count} x `{outcome}`" for outcome, count in sorted(self.failures.items()))
         others = f"{self.answered} answered" + (f", {failed}" if failed else ", none failed")
         again = f"{self.pause_s:.2f} s" + (" (started anew)" if self.restarted else "")
-        return f"| {self.fault} | {self.seen} | {others} | nothing | {again} |"
+        return f"| {self.fault} | {self.seen} | {others} | {self.unfinished} | {again} |"
 
 
 HEADER = (
-    "| fault | what its caller saw | what two other callers saw | what was lost of what was Completed "
+    "| fault | what its caller saw | what two other callers saw | accepted of theirs and not completed "
     "| longest time without an answer |\n| --- | --- | --- | --- | --- |"
 )
 
@@ -57,7 +61,7 @@ def suffer(fault: Fault, site: Site) -> Outcome:
     """Lets ``fault`` happen under traffic and checks what everybody is promised.
 
     Whatever was answered was complete and right, nobody else got an error that ``others`` does not
-    name, and afterwards the site serves and has nothing left of it.
+    name, nor lost what had been accepted unless the fault ``cuts``, and afterwards the site serves and has nothing left of it.
     """
     if site.daemon.process.poll() is not None:
         site.start()
@@ -70,11 +74,14 @@ def suffer(fault: Fault, site: Site) -> Outcome:
     attempts, failures = others.since(begun), others.failures(begun)
     unexpected = {outcome for outcome in failures if outcome not in fault.others}
     assert not unexpected, f"callers who had nothing to do with it got {failures}"
+    unfinished = others.unfinished(begun)
+    assert fault.cuts or not unfinished, f"{unfinished} accepted requests were not completed: {failures}"
     return Outcome(
         fault=fault.name,
         seen=seen,
         answered=sum(attempt.outcome == "ok" for attempt in attempts),
         failures=failures,
+        unfinished=unfinished,
         pause_s=others.pause_s(begun),
         restarted=site.starts > starts,
     )

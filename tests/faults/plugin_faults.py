@@ -116,6 +116,6 @@ PLUGIN_FAULTS = (
 )
 #: These end the daemon; whoever supervises it starts it anew.
 FATAL_PLUGIN_FAULTS = (
-    Fault("async analyzer blocks the loop of all async ones", _holds_the_loop, GONE),
-    Fault("reduce hangs on the device thread", _hangs_the_device, GONE),
+    Fault("async analyzer blocks the loop of all async ones", _holds_the_loop, GONE, cuts=True),
+    Fault("reduce hangs on the device thread", _hangs_the_device, GONE, cuts=True),
 )

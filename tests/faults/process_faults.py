@@ -84,6 +84,6 @@ def _clock_jumps(site: Site) -> str:
 _CLOCK = (Fault("wall clock jumps ten years on and back", _clock_jumps),) if shutil.which("cc") else ()
 PROCESS_FAULTS = (
     *_CLOCK,
-    Fault("SIGKILL while artifacts and checkpoints are written", _killed, GONE),
+    Fault("SIGKILL while artifacts and checkpoints are written", _killed, GONE, cuts=True),
     Fault("SIGTERM", _terminated, GONE),
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lensd_client import Client
+from lensd_client import Client, Run
 from lensd_client.errors import LensdError
 
 MODEL = "llama"
@@ -24,11 +24,15 @@ Answer = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request. ``outcome`` is ``ok``, ``wrong`` or the code and reason of an error."""
+    """One request. ``outcome`` is ``ok``, ``wrong`` or the code and reason of an error.
+
+    ``accepted``: the server had taken it on, whatever became of it.
+    """
 
     started: float
     ended: float
     outcome: str
+    accepted: bool
 
 
 @dataclass
@@ -65,6 +69,10 @@ class Traffic:
         """What went wrong for callers after ``since``, and how often."""
         return Counter(a.outcome for a in self.since(since) if a.outcome != "ok")
 
+    def unfinished(self, since: float) -> int:
+        """How many requests that ended after ``since`` were accepted and not completed."""
+        return sum(a.accepted and a.outcome != "ok" for a in self.since(since))
+
     def note(self, attempt: Attempt) -> None:
         """One more."""
         with self.changed:
@@ -74,7 +82,14 @@ class Traffic:
 
 def ask(client: Client, prompt: str, model: str = MODEL) -> Answer:
     """The contributions to a prompt's next token, complete or an error."""
-    run = client.analyze("dla", model=model, params={"prompt": prompt, "unit": "head"}, timeout_s=30.0)
+    return _read(_begin(client, prompt, model))
+
+
+def _begin(client: Client, prompt: str, model: str = MODEL) -> Run:
+    return client.analyze("dla", model=model, params={"prompt": prompt, "unit": "head"}, timeout_s=30.0)
+
+
+def _read(run: Run) -> Answer:
     return np.asarray(run["contributions"].to_dict()["value"], dtype=np.float64)
 
 
@@ -95,11 +110,12 @@ def traffic(address: Callable[[], str], right: dict[str, Answer], callers: int =
                 while not noted.stopped.is_set():
                     prompt = PROMPTS[number % len(PROMPTS)]
                     started = time.monotonic()
+                    run = _begin(client, prompt)
                     try:
-                        outcome = "ok" if is_right(ask(client, prompt), right[prompt]) else "wrong"
+                        outcome = "ok" if is_right(_read(run), right[prompt]) else "wrong"
                     except LensdError as error:
                         outcome = f"{error.code} {error.reason}".strip()
-                    noted.note(Attempt(started, time.monotonic(), outcome))
+                    noted.note(Attempt(started, time.monotonic(), outcome, run.accepted is not None))
                     if outcome != "ok":
                         noted.stopped.wait(_PAUSE_S)
                         break
