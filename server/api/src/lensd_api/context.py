@@ -28,7 +28,9 @@ class Workspace(Protocol):
 
     async def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Runs ``fn`` off the event loop in a turn on the device: no forward of the leased model runs
-        beside it, and those that wait go first after it. So take little at a time: a step, not an epoch."""
+        beside it, and those that wait go first after it. So take little at a time: a step, not an epoch.
+
+        See :meth:`Context.compute` for what ``fn`` must not do."""
         ...
 
 
@@ -95,7 +97,11 @@ class Context(_Common, Protocol):
 
     async def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Runs heavy non-model work off the event loop, never beside a forward pass on the
-        same cores. Context variables are carried along."""
+        same cores. Context variables are carried along.
+
+        ``fn`` is given up, and the analysis with it, when others have waited for those cores as long as the
+        server's ``limits.max_stall_s``. Within it ``compute`` and forwards would wait for themselves: on its
+        thread they raise RuntimeError."""
         ...
 
     def workspace(
@@ -129,7 +135,9 @@ class BlockingContext(_Common, Protocol):
         ...
 
     def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Runs heavy torch work so that it never runs beside a forward pass on the same cores."""
+        """Runs heavy torch work so that it never runs beside a forward pass on the same cores.
+
+        See :meth:`Context.compute` for what ``fn`` must not do."""
         ...
 
     def workspace(

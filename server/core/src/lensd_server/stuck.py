@@ -29,7 +29,7 @@ class StuckAnalyzers:
 
     def __call__(self, found: Stuck) -> None:
         """See :class:`lensd_server.engine.executor.LocalExecutor`."""
-        name = "something" if found.analysis is None else f"analyzer {found.analysis.analyzer}"
+        name = f"analyzer {found.analyzer}" if found.analyzer else "something"
         done = "held up all others" if found.holds_others else "went on after it was cancelled"
         problem = f"{name} {done} for {found.seconds:.0f} s"
         if found.analysis is not None:

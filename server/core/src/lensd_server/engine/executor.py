@@ -106,7 +106,7 @@ class LocalExecutor:
                 self._admission.inside,
                 self._stuck,
                 limits.max_stall_s,
-                reducing=self._reducing,
+                holding=self._holding,
             )
             self._watchdog.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -213,17 +213,21 @@ class LocalExecutor:
             return self._heartbeat_s
         return min(self._heartbeat_s, ticket.deadline - time.monotonic())
 
-    def _reducing(self) -> list[tuple[Ticket, float]]:
-        """Whose code is on a device thread, and since when."""
-        names = self._residency.names
-        residents = (resident for name in names for resident in self._residency.residents(name))
-        found = (resident.batcher.reducing for resident in residents)
-        return [reducing for reducing in found if reducing is not None]
+    def _holding(self) -> list[tuple[Ticket, float]]:
+        """Whose code is on a device thread, or has a turn that others wait for, and since when."""
+        residents = [r for name in self._residency.names for r in self._residency.residents(name)]
+        turns = {self._computing.device.turn, *(resident.loaded.device.turn for resident in residents)}
+        found = [resident.batcher.reducing for resident in residents]
+        found += [self._computing.holding_up, *(turn.holding_up for turn in turns)]
+        since: dict[Ticket, float] = {}
+        for ticket, began in filter(None, found):
+            since[ticket] = min(began, since.get(ticket, began))
+        return list(since.items())
 
     def _stuck(self, found: Stuck) -> None:
         """Tells the caller of what does not give way, and whoever can do more about it."""
         analysis = found.analysis
-        analyzer = "" if analysis is None else analysis.analyzer
+        analyzer = found.analyzer
         request_id = "" if analysis is None else analysis.ticket.request_id
         _log.error(
             "an analyzer does not give way",
@@ -236,7 +240,7 @@ class LocalExecutor:
             analysis.channel.abort(
                 Internal(
                     f"analyzer {analyzer} has not given way for {found.seconds:.0f} s and was given up; "
-                    "its author should compute in ctx.compute, or in a plain generator",
+                    "its author should compute in ctx.compute, a short piece at a time, or in a plain generator",
                     reason="ANALYZER_STUCK",
                     metadata={"analyzer": analyzer},
                 )

@@ -1,7 +1,8 @@
 """Finds analyzers that do not give way, which only their threads' end could stop.
 
-Three kinds. An async analyzer that computes or blocks on the loop all async analyzers share holds
-every one of them up, and so does a reduce that does not return for whoever uses its model; a plain
+Four kinds. An async analyzer that computes or blocks on the loop all async analyzers share holds
+every one of them up, and so do a reduce that does not return for whoever uses its model and a piece of
+``ctx.compute`` for whoever waits for that device; a plain
 analyzer that goes on long after it was cancelled holds only its own thread and its lease. Nothing can
 interrupt any of them from within a process, so it is made known.
 """
@@ -9,7 +10,7 @@ interrupt any of them from within a process, so it is made known.
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.loop import AnalysisLoop
@@ -23,13 +24,21 @@ _LATE_S = 5.0
 class Stuck:
     """What was found: ``analysis`` has not given way for ``seconds``.
 
-    ``holds_others``: every async analysis, or every one of a model, waits for it. ``analysis`` is ``None``
-    when that is gone, or when they are held up by something else.
+    ``holds_others``: every async analysis, or every one of a device, waits for it. ``analysis`` is ``None``
+    when that is gone, or when they are held up by something else; ``ticket`` is its one where it is known.
     """
 
     analysis: Analysis | None
     seconds: float
     holds_others: bool
+    ticket: Ticket | None = field(default=None, compare=False)
+
+    @property
+    def analyzer(self) -> str:
+        """Whose code it is; empty when nobody knows."""
+        if self.analysis is not None:
+            return self.analysis.analyzer
+        return "" if self.ticket is None else self.ticket.analyzer
 
 
 class Watchdog:
@@ -42,11 +51,11 @@ class Watchdog:
         tell: Callable[[Stuck], None],
         stall_s: float,
         *,
-        reducing: Callable[[], Sequence[tuple[Ticket, float]]] = lambda: (),
+        holding: Callable[[], Sequence[tuple[Ticket, float]]] = lambda: (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop, self._running, self._tell = loop, running, tell
-        self._reducing = reducing
+        self._holding = holding
         self._stall_s, self._clock = stall_s, clock
         self._told: set[int] = set()
         self._asked: float | None = None  # when the loop was asked for an answer it has not given
@@ -98,15 +107,15 @@ class Watchdog:
             self._tell(Stuck(culprit, seconds, holds_others=True))
 
     def _look_at_devices(self, now: float, analyses: Sequence[Analysis]) -> None:
-        reducing = [(ticket, self._passed(since, now)) for ticket, since in self._reducing()]
-        held = [(ticket, seconds) for ticket, seconds in reducing if seconds >= self._stall_s]
+        holding = [(ticket, self._passed(since, now)) for ticket, since in self._holding()]
+        held = [(ticket, seconds) for ticket, seconds in holding if seconds >= self._stall_s]
         for ticket, seconds in held:
             if ticket in self._device_told:
                 continue
             culprit = next((a for a in analyses if a.ticket is ticket), None)
             if culprit is not None:
                 self._told.add(id(culprit))
-            self._tell(Stuck(culprit, seconds, holds_others=True))
+            self._tell(Stuck(culprit, seconds, holds_others=True, ticket=ticket))
         self._device_told = [ticket for ticket, _ in held]
 
     def _answered(self) -> None:

@@ -52,7 +52,7 @@ class BlockingWorkspace:
     def compute(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """See :meth:`lensd_api.BlockingWorkspace.compute`."""
         self.ticket.check()
-        with self.place.turn, self.ticket.on_device(), self.place.completing():
+        with self.place.turn.of(self.ticket), self.ticket.on_device(), self.place.completing():
             self.ticket.check()
             return fn(*args, **kwargs)
 

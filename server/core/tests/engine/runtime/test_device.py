@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import choose_device, choose_dtype, is_out_of_memory, usable_cores
 
@@ -90,6 +91,34 @@ def test_a_turn_is_handed_over_in_order_of_asking() -> None:
     for thread in threads:
         thread.join(60)
     assert order == [0, 1, 2, 3]
+
+
+def test_a_thread_that_would_wait_for_itself_is_refused() -> None:
+    turn, ticket = Turn(), Ticket()
+    for take in (lambda: turn, lambda: turn.of(ticket)):
+        with take(), pytest.raises(RuntimeError, match="has its device's turn already"):
+            with turn.of(ticket):
+                pass
+    with turn:
+        pass
+
+
+def test_a_turn_knows_who_computes_while_others_wait_and_since_when() -> None:
+    now, ticket = 100.0, Ticket()
+    turn = Turn(clock=lambda: now)
+    with turn.of(ticket):
+        now = 130.0
+        assert turn.computes_here
+        assert turn.holding_up is None, "nobody waits"
+        waits = threading.Thread(target=lambda: turn.__enter__())
+        waits.start()
+        while not turn._waiting:
+            pass
+        now = 150.0
+        assert turn.computing == (ticket, 100.0)
+        assert turn.holding_up == (ticket, 130.0)
+    waits.join(60)
+    assert turn.computing is turn.holding_up is None, "a forward is nobody's own code"
 
 
 def test_a_turn_is_given_back_after_an_exception() -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from lensd_api import (
     Analyzer,
     Capture,
+    DeadlineExceeded,
     FailedPrecondition,
     Internal,
     Record,
@@ -46,13 +49,13 @@ class Scene:
         self.clock = Clock()
         self.running: list[Analysis] = []
         self.told: list[Stuck] = []
-        self.reducing: list[tuple[Ticket, float]] = []
+        self.holding: list[tuple[Ticket, float]] = []
         self.watchdog = Watchdog(
             self.loop,
             lambda: self.running,
             self.told.append,
             stall_s=10.0,
-            reducing=lambda: self.reducing,
+            holding=lambda: self.holding,
             clock=self.clock,
         )
 
@@ -125,7 +128,7 @@ async def test_a_cancelled_analysis_that_goes_on_is_told_of_once(scene: Scene) -
 async def test_a_reduce_that_does_not_return_is_told_of_once_with_whose_it_is(scene: Scene) -> None:
     culprit, bystander = analysis(), analysis()
     scene.running = [bystander, culprit]
-    scene.reducing = [(culprit.ticket, scene.clock.now)]
+    scene.holding = [(culprit.ticket, scene.clock.now)]
     scene.clock.now += 9.0
     scene.watchdog.look()
     assert scene.told == []
@@ -134,7 +137,7 @@ async def test_a_reduce_that_does_not_return_is_told_of_once_with_whose_it_is(sc
         scene.turned()
         scene.watchdog.look()
     assert scene.told == [Stuck(culprit, 11.0, holds_others=True)]
-    scene.reducing = [(bystander.ticket, scene.clock.now)]
+    scene.holding = [(bystander.ticket, scene.clock.now)]
     scene.running = []
     scene.clock.now += 10.0
     scene.turned()
@@ -148,7 +151,7 @@ async def test_time_in_which_the_whole_process_stood_still_is_nobodys(scene: Sce
     stubborn.ticket.cancel()
     assert stubborn.ticket.cancelled_at is not None
     scene.clock.now = stubborn.ticket.cancelled_at
-    scene.reducing = [(reduces.ticket, scene.clock.now)]
+    scene.holding = [(reduces.ticket, scene.clock.now)]
     scene.clock.now += 300.0
     scene.watchdog.resumed()
     scene.watchdog.look()
@@ -250,6 +253,99 @@ async def test_the_caller_of_a_reduce_that_holds_the_device_is_told(make_rig: An
     await rig.settled()
 
 
+class Overlong(Analyzer):
+    """A piece of its own computing does not end."""
+
+    name = "overlong"
+
+    def __init__(self) -> None:
+        self.inside, self.leave = threading.Event(), threading.Event()
+
+    def requirements(self, params: Any = None) -> Requirements:
+        return Requirements(model=False)
+
+    def piece(self) -> None:
+        self.inside.set()
+        assert self.leave.wait(60)
+
+    async def analyze(self, params: Any, ctx: Any) -> AsyncIterator[Any]:
+        await ctx.compute(self.piece)
+        yield Record("r", {})
+
+
+class PlainOverlong(Overlong):
+    """The same on a thread of its own."""
+
+    name = "plain-overlong"
+
+    def analyze(self, params: Any, ctx: Any) -> Iterator[Any]:
+        ctx.compute(self.piece)
+        yield Record("r", {})
+
+
+class Reads(Analyzer):
+    """Needs a forward."""
+
+    name = "reads"
+
+    async def analyze(self, params: Any, ctx: Any) -> AsyncIterator[Any]:
+        await ctx.model.forward([Row((5, 6))], Capture(frozenset({Site.FINAL_RESIDUAL})))
+        yield Record("r", {})
+
+
+class Computes(Overlong):
+    """Wants to compute for a moment."""
+
+    name = "computes"
+
+    async def analyze(self, params: Any, ctx: Any) -> AsyncIterator[Any]:
+        yield Record("r", {"one": await ctx.compute(lambda: 1)})
+
+
+@pytest.fixture
+def one_turn(make_rig: Any, tiny: Any) -> Any:
+    """A rig with one turn for its model and what analyzers compute, as the daemon has on a CPU."""
+    rig = make_rig(max_stall_s=0.5)
+    rig.executor._computing.device.turn = tiny("llama").device.turn
+    return rig
+
+
+@pytest.mark.parametrize("waiting", [Reads, Computes])
+@pytest.mark.parametrize("overlong", [Overlong, PlainOverlong])
+async def test_the_caller_of_a_computation_that_others_wait_for_is_told(
+    one_turn: Any, overlong: type[Overlong], waiting: type[Analyzer]
+) -> None:
+    rig, holds = one_turn, overlong()
+    held = asyncio.ensure_future(rig.results(holds))
+    assert await asyncio.to_thread(holds.inside.wait, 60)
+    others = asyncio.ensure_future(rig.results(waiting()))
+    try:
+        with pytest.raises(Internal) as failed:
+            await held
+        assert failed.value.reason == "ANALYZER_STUCK"
+        assert "short piece" in failed.value.message
+    finally:
+        holds.leave.set()
+    assert len(await others) == 1
+    await rig.settled()
+
+
+async def test_a_computation_is_watched_when_its_caller_is_gone(one_turn: Any) -> None:
+    rig, holds, told = one_turn, Overlong(), SimpleQueue[Stuck]()
+    rig.executor._when_stuck = told.put
+    with pytest.raises(DeadlineExceeded):
+        await rig.results(holds, request={"deadline": time.monotonic() + 0.2})
+    assert holds.inside.is_set()
+    await rig.settled()
+    others = asyncio.ensure_future(rig.results(Reads()))
+    try:
+        found = await asyncio.to_thread(told.get, True, 60)
+    finally:
+        holds.leave.set()
+    assert (found.analysis, found.analyzer, found.holds_others) == (None, "overlong", True)
+    assert len(await others) == 1
+
+
 def registry() -> AnalyzerRegistry:
     record = PluginRecord("p", "dist", "1.0", PluginStatus.ACTIVE, "", ("hold",))
     return AnalyzerRegistry(
@@ -281,3 +377,5 @@ async def test_its_plugin_is_quarantined_and_a_held_process_given_up() -> None:
         plugins.release("dist")
     assert hangs.value.reason == "PLUGIN_HANGS"
     assert plugins.plugins()[0].problem == "analyzer a held up all others for 31 s"
+    policy(Stuck(None, 31.0, holds_others=True, ticket=Ticket(analyzer="gone")))
+    assert given_up[-1] == "analyzer gone held up all others for 31 s"

@@ -207,6 +207,31 @@ async def test_nothing_is_computed_after_the_end_of_a_workspace(rig: Any) -> Non
     assert len(await rig.results(Working(body))) == 1
 
 
+async def test_a_piece_of_work_that_would_wait_for_itself_is_refused(rig: Any) -> None:
+    capture = Capture(frozenset({Site.FINAL_RESIDUAL}))
+
+    def body(ctx: Any) -> Iterator[Any]:
+        with ctx.workspace(1) as work:
+            with pytest.raises(RuntimeError, match="has its device's turn already"):
+                work.compute(lambda: work.compute(int))
+            with pytest.raises(RuntimeError, match="ask outside of it"):
+                work.compute(ctx.model.forward, [Row((5, 6))], capture)
+            yield Record("r", {"one": work.compute(lambda: 1)})
+
+    (found,) = await rig.results(PlainWorking(body))
+    assert found.values == {"one": 1}
+
+
+async def test_nor_does_the_thread_that_async_analyzers_share_wait_for_itself(rig: Any) -> None:
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        with pytest.raises(RuntimeError, match="cannot compute another"):
+            await ctx.compute(lambda: asyncio.run(ctx.compute(int)))
+        yield Record("r", {"one": await ctx.compute(lambda: 1)})
+
+    (found,) = await rig.results(Working(body))
+    assert found.values == {"one": 1}
+
+
 async def test_on_the_cpu_nothing_is_set_aside(make_rig: Any, rig: Any) -> None:
     async def body(ctx: Any) -> AsyncIterator[Any]:
         async with ctx.workspace(2 * BUDGET, **chosen) as work:

@@ -84,6 +84,10 @@ class Batcher:
         """Queues all rows of ``calls``, which are of one ticket, or none. Raises QueueFull, CallerShareTaken,
         TooLarge, Draining, DeviceLost, or what the ticket says."""
         ticket, rows = calls[0].ticket, sum(len(call.rows) for call in calls)
+        if self._device.turn.computes_here:
+            raise RuntimeError(
+                "a forward would wait for the very compute that asks for it: ask outside of it"
+            )
         ticket.check()
         most = self._limits.max_own_rows
         if rows > most:
