@@ -152,7 +152,8 @@ class Dla(Analyzer):
                     failed = item
                     yield ItemError("contributions", error, item=item.name)
                     continue
-                ctx.progress(done, total, stage="attributing", unit="positions")
+                if len(groups) > 1:  # of a single one the rest follows at once
+                    ctx.progress(done, total, stage="attributing", unit="positions")
                 if last:
                     for result in report.finish():
                         yield result
