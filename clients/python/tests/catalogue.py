@@ -120,7 +120,7 @@ class Server(server_pb2_grpc.ServerServiceServicer):
         response.start_time.FromSeconds(1_700_000_000)
         limits = response.limits
         limits.max_request_bytes = 4 << 20
-        limits.max_artifact_bytes = 1 << 30
+        limits.max_artifact_bytes, limits.max_artifacts_bytes = 1 << 30, 1 << 35
         limits.max_queued_rows = 4096
         limits.max_admitted_tokens, limits.max_admitted_bytes = 1000, 1 << 32
         limits.caller_share, limits.max_streams_per_caller = 0.75, 512

@@ -212,7 +212,7 @@ def test_limits_say_what_a_caller_may_have_before_it_asks(lens: L.Client) -> Non
         1 << 32,
     )
     assert (limits.caller_share, limits.max_streams_per_caller, limits.send_timeout_s) == (0.75, 512, 30.0)
-    assert limits.max_artifact_bytes == 1 << 30
+    assert (limits.max_artifact_bytes, limits.max_artifacts_bytes) == (1 << 30, 1 << 35)
     assert limits.quota == L.Quota(
         max_analyses=4, rows_per_minute=300, tokens_per_minute=None, bytes_per_minute=5_000_000
     )

@@ -142,6 +142,7 @@ def _limits(message: server_pb2.Limits) -> catalog.Limits:
         max_streams_per_caller=message.max_streams_per_caller,
         send_timeout_s=_seconds(message.send_timeout),
         max_artifact_bytes=message.max_artifact_bytes,
+        max_artifacts_bytes=message.max_artifacts_bytes,
         quota=_quota(message.quota),
     )
 

@@ -174,6 +174,7 @@ class Limits:
     max_streams_per_caller: int
     send_timeout_s: float
     max_artifact_bytes: int
+    max_artifacts_bytes: int
     quota: Quota
 
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lensd/v1/server.proto\x12\x08lensd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xa7\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x61pi_version\x18\x02 \x01(\t\x12\x41\n\tlibraries\x18\x03 \x03(\x0b\x32..lensd.v1.GetServerInfoResponse.LibrariesEntry\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x06limits\x18\x05 \x01(\x0b\x32\x10.lensd.v1.Limits\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x07 \x03(\t\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9b\x03\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x04\x12\x1a\n\x12max_response_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cmax_analyses\x18\x03 \x01(\r\x12\x1f\n\x17max_analyses_per_stream\x18\x04 \x01(\r\x12\x17\n\x0fmax_queued_rows\x18\x05 \x01(\r\x12.\n\x0bmax_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13max_admitted_tokens\x18\x07 \x01(\x04\x12\x1a\n\x12max_admitted_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x63\x61ller_share\x18\t \x01(\x01\x12\x1e\n\x16max_streams_per_caller\x18\n \x01(\r\x12/\n\x0csend_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12max_artifact_bytes\x18\x0c \x01(\x04\x12\x1e\n\x05quota\x18\r \x01(\x0b\x32\x0f.lensd.v1.Quota\"\xcf\x01\n\x05Quota\x12\x19\n\x0cmax_analyses\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x1d\n\x10\x62ytes_per_minute\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1c\n\x0frows_per_minute\x18\x04 \x01(\x04H\x03\x88\x01\x01\x42\x0f\n\r_max_analysesB\x14\n\x12_tokens_per_minuteB\x13\n\x11_bytes_per_minuteB\x12\n\x10_rows_per_minute\"\x10\n\x0eGetLoadRequest\"Z\n\x0fGetLoadResponse\x12\x10\n\x08\x61nalyses\x18\x01 \x01(\r\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12#\n\x06models\x18\x03 \x03(\x0b\x32\x13.lensd.v1.ModelLoad\"V\n\tModelLoad\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0bqueued_rows\x18\x02 \x01(\r\x12\x15\n\rqueued_tokens\x18\x03 \x01(\x04\x12\x0e\n\x06leases\x18\x04 \x01(\r\"\x15\n\x13ListAnalysesRequest\"C\n\x14ListAnalysesResponse\x12+\n\x08\x61nalyses\x18\x01 \x03(\x0b\x32\x19.lensd.v1.RunningAnalysis\"\xa4\x01\n\x0fRunningAnalysis\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x61nalyzer\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12&\n\x03\x61ge\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cpending_rows\x18\x05 \x01(\r\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\x10\n\x08identity\x18\x07 \x01(\t\"+\n\x15\x43\x61ncelAnalysisRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"+\n\x16\x43\x61ncelAnalysisResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\x32\xc5\x02\n\rServerService\x12P\n\rGetServerInfo\x12\x1e.lensd.v1.GetServerInfoRequest\x1a\x1f.lensd.v1.GetServerInfoResponse\x12>\n\x07GetLoad\x12\x18.lensd.v1.GetLoadRequest\x1a\x19.lensd.v1.GetLoadResponse\x12M\n\x0cListAnalyses\x12\x1d.lensd.v1.ListAnalysesRequest\x1a\x1e.lensd.v1.ListAnalysesResponse\x12S\n\x0e\x43\x61ncelAnalysis\x12\x1f.lensd.v1.CancelAnalysisRequest\x1a .lensd.v1.CancelAnalysisResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lensd/v1/server.proto\x12\x08lensd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xa7\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x61pi_version\x18\x02 \x01(\t\x12\x41\n\tlibraries\x18\x03 \x03(\x0b\x32..lensd.v1.GetServerInfoResponse.LibrariesEntry\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x06limits\x18\x05 \x01(\x0b\x32\x10.lensd.v1.Limits\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x07 \x03(\t\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb8\x03\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x04\x12\x1a\n\x12max_response_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cmax_analyses\x18\x03 \x01(\r\x12\x1f\n\x17max_analyses_per_stream\x18\x04 \x01(\r\x12\x17\n\x0fmax_queued_rows\x18\x05 \x01(\r\x12.\n\x0bmax_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13max_admitted_tokens\x18\x07 \x01(\x04\x12\x1a\n\x12max_admitted_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x63\x61ller_share\x18\t \x01(\x01\x12\x1e\n\x16max_streams_per_caller\x18\n \x01(\r\x12/\n\x0csend_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12max_artifact_bytes\x18\x0c \x01(\x04\x12\x1e\n\x05quota\x18\r \x01(\x0b\x32\x0f.lensd.v1.Quota\x12\x1b\n\x13max_artifacts_bytes\x18\x0e \x01(\x04\"\xcf\x01\n\x05Quota\x12\x19\n\x0cmax_analyses\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x1d\n\x10\x62ytes_per_minute\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1c\n\x0frows_per_minute\x18\x04 \x01(\x04H\x03\x88\x01\x01\x42\x0f\n\r_max_analysesB\x14\n\x12_tokens_per_minuteB\x13\n\x11_bytes_per_minuteB\x12\n\x10_rows_per_minute\"\x10\n\x0eGetLoadRequest\"Z\n\x0fGetLoadResponse\x12\x10\n\x08\x61nalyses\x18\x01 \x01(\r\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12#\n\x06models\x18\x03 \x03(\x0b\x32\x13.lensd.v1.ModelLoad\"V\n\tModelLoad\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0bqueued_rows\x18\x02 \x01(\r\x12\x15\n\rqueued_tokens\x18\x03 \x01(\x04\x12\x0e\n\x06leases\x18\x04 \x01(\r\"\x15\n\x13ListAnalysesRequest\"C\n\x14ListAnalysesResponse\x12+\n\x08\x61nalyses\x18\x01 \x03(\x0b\x32\x19.lensd.v1.RunningAnalysis\"\xa4\x01\n\x0fRunningAnalysis\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x61nalyzer\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12&\n\x03\x61ge\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cpending_rows\x18\x05 \x01(\r\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\x10\n\x08identity\x18\x07 \x01(\t\"+\n\x15\x43\x61ncelAnalysisRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"+\n\x16\x43\x61ncelAnalysisResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\x32\xc5\x02\n\rServerService\x12P\n\rGetServerInfo\x12\x1e.lensd.v1.GetServerInfoRequest\x1a\x1f.lensd.v1.GetServerInfoResponse\x12>\n\x07GetLoad\x12\x18.lensd.v1.GetLoadRequest\x1a\x19.lensd.v1.GetLoadResponse\x12M\n\x0cListAnalyses\x12\x1d.lensd.v1.ListAnalysesRequest\x1a\x1e.lensd.v1.ListAnalysesResponse\x12S\n\x0e\x43\x61ncelAnalysis\x12\x1f.lensd.v1.CancelAnalysisRequest\x1a .lensd.v1.CancelAnalysisResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,25 +42,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFORESPONSE_LIBRARIESENTRY']._serialized_start=372
   _globals['_GETSERVERINFORESPONSE_LIBRARIESENTRY']._serialized_end=420
   _globals['_LIMITS']._serialized_start=423
-  _globals['_LIMITS']._serialized_end=834
-  _globals['_QUOTA']._serialized_start=837
-  _globals['_QUOTA']._serialized_end=1044
-  _globals['_GETLOADREQUEST']._serialized_start=1046
-  _globals['_GETLOADREQUEST']._serialized_end=1062
-  _globals['_GETLOADRESPONSE']._serialized_start=1064
-  _globals['_GETLOADRESPONSE']._serialized_end=1154
-  _globals['_MODELLOAD']._serialized_start=1156
-  _globals['_MODELLOAD']._serialized_end=1242
-  _globals['_LISTANALYSESREQUEST']._serialized_start=1244
-  _globals['_LISTANALYSESREQUEST']._serialized_end=1265
-  _globals['_LISTANALYSESRESPONSE']._serialized_start=1267
-  _globals['_LISTANALYSESRESPONSE']._serialized_end=1334
-  _globals['_RUNNINGANALYSIS']._serialized_start=1337
-  _globals['_RUNNINGANALYSIS']._serialized_end=1501
-  _globals['_CANCELANALYSISREQUEST']._serialized_start=1503
-  _globals['_CANCELANALYSISREQUEST']._serialized_end=1546
-  _globals['_CANCELANALYSISRESPONSE']._serialized_start=1548
-  _globals['_CANCELANALYSISRESPONSE']._serialized_end=1591
-  _globals['_SERVERSERVICE']._serialized_start=1594
-  _globals['_SERVERSERVICE']._serialized_end=1919
+  _globals['_LIMITS']._serialized_end=863
+  _globals['_QUOTA']._serialized_start=866
+  _globals['_QUOTA']._serialized_end=1073
+  _globals['_GETLOADREQUEST']._serialized_start=1075
+  _globals['_GETLOADREQUEST']._serialized_end=1091
+  _globals['_GETLOADRESPONSE']._serialized_start=1093
+  _globals['_GETLOADRESPONSE']._serialized_end=1183
+  _globals['_MODELLOAD']._serialized_start=1185
+  _globals['_MODELLOAD']._serialized_end=1271
+  _globals['_LISTANALYSESREQUEST']._serialized_start=1273
+  _globals['_LISTANALYSESREQUEST']._serialized_end=1294
+  _globals['_LISTANALYSESRESPONSE']._serialized_start=1296
+  _globals['_LISTANALYSESRESPONSE']._serialized_end=1363
+  _globals['_RUNNINGANALYSIS']._serialized_start=1366
+  _globals['_RUNNINGANALYSIS']._serialized_end=1530
+  _globals['_CANCELANALYSISREQUEST']._serialized_start=1532
+  _globals['_CANCELANALYSISREQUEST']._serialized_end=1575
+  _globals['_CANCELANALYSISRESPONSE']._serialized_start=1577
+  _globals['_CANCELANALYSISRESPONSE']._serialized_end=1620
+  _globals['_SERVERSERVICE']._serialized_start=1623
+  _globals['_SERVERSERVICE']._serialized_end=1948
 # @@protoc_insertion_point(module_scope)

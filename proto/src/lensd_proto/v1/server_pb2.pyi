@@ -40,7 +40,7 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., api_version: _Optional[str] = ..., libraries: _Optional[_Mapping[str, str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_request_bytes", "max_response_bytes", "max_analyses", "max_analyses_per_stream", "max_queued_rows", "max_timeout", "max_admitted_tokens", "max_admitted_bytes", "caller_share", "max_streams_per_caller", "send_timeout", "max_artifact_bytes", "quota")
+    __slots__ = ("max_request_bytes", "max_response_bytes", "max_analyses", "max_analyses_per_stream", "max_queued_rows", "max_timeout", "max_admitted_tokens", "max_admitted_bytes", "caller_share", "max_streams_per_caller", "send_timeout", "max_artifact_bytes", "quota", "max_artifacts_bytes")
     MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_ANALYSES_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class Limits(_message.Message):
     SEND_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     MAX_ARTIFACT_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUOTA_FIELD_NUMBER: _ClassVar[int]
+    MAX_ARTIFACTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_request_bytes: int
     max_response_bytes: int
     max_analyses: int
@@ -67,7 +68,8 @@ class Limits(_message.Message):
     send_timeout: _duration_pb2.Duration
     max_artifact_bytes: int
     quota: Quota
-    def __init__(self, max_request_bytes: _Optional[int] = ..., max_response_bytes: _Optional[int] = ..., max_analyses: _Optional[int] = ..., max_analyses_per_stream: _Optional[int] = ..., max_queued_rows: _Optional[int] = ..., max_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_admitted_tokens: _Optional[int] = ..., max_admitted_bytes: _Optional[int] = ..., caller_share: _Optional[float] = ..., max_streams_per_caller: _Optional[int] = ..., send_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_artifact_bytes: _Optional[int] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ...) -> None: ...
+    max_artifacts_bytes: int
+    def __init__(self, max_request_bytes: _Optional[int] = ..., max_response_bytes: _Optional[int] = ..., max_analyses: _Optional[int] = ..., max_analyses_per_stream: _Optional[int] = ..., max_queued_rows: _Optional[int] = ..., max_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_admitted_tokens: _Optional[int] = ..., max_admitted_bytes: _Optional[int] = ..., caller_share: _Optional[float] = ..., max_streams_per_caller: _Optional[int] = ..., send_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_artifact_bytes: _Optional[int] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ..., max_artifacts_bytes: _Optional[int] = ...) -> None: ...
 
 class Quota(_message.Message):
     __slots__ = ("max_analyses", "tokens_per_minute", "bytes_per_minute", "rows_per_minute")

@@ -69,7 +69,8 @@ class ArtifactStore(Protocol):
         """Writes the next version of ``name``, all of it or nothing, bound to this analysis's model.
 
         ``metadata`` is JSON-like and small: callers see it. Raises InvalidRequest for a name that
-        does not match, TooLarge beyond the server's limit.
+        does not match, TooLarge beyond the server's limit, Exhausted when all artifacts together leave
+        no room (``ARTIFACTS_FULL``) or the disk has none (``DISK_FULL``).
         """
         ...
 

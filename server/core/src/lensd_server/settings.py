@@ -133,6 +133,10 @@ class LimitSettings(_Section):
     max_evictions_per_minute: int = Field(default=6, ge=0)
     #: Largest artifact or checkpoint that an analyzer may store.
     max_artifact_bytes: int = Field(default=1024 * _MIB, ge=1024)
+    #: All artifacts together, whoever stored them.
+    max_artifacts_bytes: int = Field(default=32 * 1024 * _MIB, ge=1024)
+    #: Of all callers together; whoever has the most loses its oldest.
+    max_checkpoints: int = Field(default=16, ge=1)
     #: How long an analyzer may hold up the others, or go on after it was cancelled, until its
     #: plugin is quarantined; ``None`` to let it.
     max_stall_s: float | None = Field(default=30.0, gt=0)

@@ -212,7 +212,13 @@ async def test_the_server_says_what_it_is(served: Any) -> None:
 
 
 #: Settings of ``[limits]`` that only the operator has to know.
-OPERATORS_OWN = {"memory_bytes", "min_residency_s", "max_evictions_per_minute", "max_stall_s"}
+OPERATORS_OWN = {
+    "memory_bytes",
+    "min_residency_s",
+    "max_evictions_per_minute",
+    "max_stall_s",
+    "max_checkpoints",
+}
 
 
 async def test_every_limit_that_a_caller_meets_is_told_before_it_asks(served: Any, limits: Any) -> None:

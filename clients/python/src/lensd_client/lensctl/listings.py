@@ -144,7 +144,8 @@ def info(session: Session, as_json: bool) -> None:
 
 def _limits(limits: Limits) -> Iterator[list[str]]:
     yield ["largest request", size(limits.max_request_bytes)]
-    yield ["largest artifact", size(limits.max_artifact_bytes)]
+    together = size(limits.max_artifacts_bytes)
+    yield ["largest artifact", f"{size(limits.max_artifact_bytes)}, all together {together}"]
     yield ["analyses at once", f"{limits.max_analyses}, {limits.max_analyses_per_stream} on one stream"]
     yield ["longest analysis", f"{limits.max_timeout_s:g} s" if limits.max_timeout_s else "no limit"]
     yield [

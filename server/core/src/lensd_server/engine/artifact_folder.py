@@ -4,6 +4,7 @@ One folder a name, one a version: ``NAME/VERSION/info.json`` beside ``blobs/``. 
 under a hidden name and renamed, so it is there whole or not at all; its number is never used again.
 """
 
+import os
 import re
 import shutil
 import tempfile
@@ -72,6 +73,10 @@ class FolderShelf:
         for inside in doomed.iterdir():
             shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
 
+    def used_bytes(self) -> int:
+        """See :meth:`lensd_server.engine.artifacts.Shelf.used_bytes`."""
+        return sum(_size(Path(where, file)) for where, _, files in os.walk(self._folder) for file in files)
+
     def _sweep(self, home: Path) -> None:
         for left in home.glob(".writing-*"):
             try:
@@ -79,6 +84,13 @@ class FolderShelf:
                     shutil.rmtree(left, ignore_errors=True)
             except OSError:
                 continue  # its writer has just finished
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # just removed, or renamed to where it is whole
+        return 0
 
 
 def _next_version(home: Path) -> int:

@@ -127,6 +127,15 @@ class RemoteShelf:
             self._fs.pipe_file(self._path(name, f"{version}.json"), b"")
         self._discard(home)
 
+    def used_bytes(self) -> int:
+        """See :meth:`lensd_server.engine.artifacts.Shelf.used_bytes`: one listing, however many there are."""
+        try:
+            with _answering():
+                found = cast("dict[str, dict[str, Any]]", self._fs.find(self._root, detail=True))
+        except FileNotFoundError:
+            return 0
+        return sum(int(entry.get("size") or 0) for entry in found.values())
+
     def _home(self, name: str, version: int) -> str:
         """Where the blobs of a version are, below the root."""
         located = str(cast("dict[str, Any]", json.loads(self.description(name, version))).get("located", ""))

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lensd_api import ArtifactInfo, FailedPrecondition, InvalidRequest, TooLarge, UnknownArtifact
 from lensd_api.artifacts import NAME_PATTERN, Artifact
+from lensd_server.engine.artifact_room import ArtifactRoom
 from lensd_server.engine.blobs import Damaged, check_blobs, check_digest, digest_of, digests_of, is_name
 
 #: Metadata travels in one message with everything else that describes an artifact.
@@ -66,14 +67,24 @@ class Shelf(Protocol):
         """Removes a version for good."""
         ...
 
+    def used_bytes(self) -> int:
+        """What all versions take together, and what is being written as well."""
+        ...
+
 
 class Artifacts:
     """Artifacts on a shelf. Safe to use from any thread."""
 
     def __init__(
-        self, shelf: Shelf, max_bytes: int = _DEFAULT_MAX_BYTES, clock: Callable[[], float] = time.time
+        self,
+        shelf: Shelf,
+        max_bytes: int = _DEFAULT_MAX_BYTES,
+        clock: Callable[[], float] = time.time,
+        *,
+        max_bytes_together: int | None = None,
     ) -> None:
         self._shelf, self._max_bytes, self._clock = shelf, max_bytes, clock
+        self._room = ArtifactRoom(max_bytes_together, shelf.used_bytes)
 
     def list(self) -> Sequence[ArtifactInfo]:
         """See :meth:`lensd_api.ArtifactStore.list`."""
@@ -137,12 +148,14 @@ class Artifacts:
         def describe(version: int) -> bytes:
             return json.dumps({**asdict(info(version)), **extra}).encode()
 
-        return info(self._shelf.put(name, blobs, describe))
+        with self._room.take(name, size + len(json.dumps(described))):
+            return info(self._shelf.put(name, blobs, describe))
 
     def delete(self, name: str) -> None:
         """Removes ``name@version`` for good. Raises UnknownArtifact."""
         info = self.info(name)
         self._shelf.remove(info.name, info.version)
+        self._room.give_back(info.size_bytes)
 
     def _versions(self, name: str) -> Iterator[ArtifactInfo]:
         for number in sorted(self._shelf.versions(name), reverse=True):

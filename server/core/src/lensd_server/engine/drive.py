@@ -60,7 +60,11 @@ class Driver:
         tensors: Mapping[str, Tensor] = analysis.request.tensors
         origin = _origin(registered, model)
         stored = BlockingArtifacts(self._storage.artifacts, origin)
-        saved = BlockingCheckpoint(self._storage.checkpoints, lambda: request_key(origin, params, tensors))
+        saved = BlockingCheckpoint(
+            self._storage.checkpoints,
+            lambda: request_key(origin, params, tensors),
+            analysis.request.caller,
+        )
         device = None if model is None else model.loaded.device
         places = Workplaces(self._computing, device, self._set_aside)
         common = (ticket, channel, tensors, stored, saved, places)

@@ -35,7 +35,10 @@ class Storage:
         """
         size = limits.max_artifact_bytes
         shelf = RemoteShelf(artifact_store) if artifact_store else FolderShelf(folder / "artifacts")
-        return cls(Artifacts(shelf, size), DiskCheckpoints(folder / "checkpoints", size))
+        return cls(
+            Artifacts(shelf, size, max_bytes_together=limits.max_artifacts_bytes),
+            DiskCheckpoints(folder / "checkpoints", size, limits.max_checkpoints),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +101,14 @@ class AsyncArtifacts:
 
 
 class BlockingCheckpoint:
-    """A :class:`lensd_api.BlockingCheckpoint` of one request.
+    """A :class:`lensd_api.BlockingCheckpoint` of one request of ``caller``.
 
     ``make_key`` is called once, at first use: most analyses leave no checkpoint, and theirs would be
     a digest of all their parameters and tensors for nothing.
     """
 
-    def __init__(self, disk: DiskCheckpoints, make_key: Callable[[], str]) -> None:
-        self._disk, self._make_key = disk, make_key
+    def __init__(self, disk: DiskCheckpoints, make_key: Callable[[], str], caller: str = "") -> None:
+        self._disk, self._make_key, self._caller = disk, make_key, caller
         self._key: str | None = None
 
     def load(self) -> Mapping[str, bytes]:
@@ -115,7 +118,7 @@ class BlockingCheckpoint:
     def save(self, blobs: Mapping[str, bytes]) -> None:
         """See :meth:`lensd_api.Checkpoint.save`. A full disk costs the checkpoint, not the analysis."""
         try:
-            self._disk.save(self._known_key(), blobs)
+            self._disk.save(self._known_key(), blobs, self._caller)
         except OSError as error:
             if not is_full(error):
                 raise

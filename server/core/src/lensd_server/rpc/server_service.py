@@ -136,6 +136,7 @@ def _limits(limits: LimitSettings, quota: CallerQuota) -> server_pb2.Limits:
         max_streams_per_caller=limits.max_streams_per_caller,
         send_timeout=_duration(limits.send_timeout_s),
         max_artifact_bytes=limits.max_artifact_bytes,
+        max_artifacts_bytes=limits.max_artifacts_bytes,
         quota=server_pb2.Quota(
             max_analyses=quota.max_analyses,
             rows_per_minute=quota.rows_per_minute,

@@ -55,6 +55,24 @@ def broken() -> Iterator[type[Broken]]:
     Broken.down, Broken.creates, Broken.store = False, True, {}
 
 
+def test_what_a_store_holds_is_counted_by_listing_it() -> None:
+    shelf = RemoteShelf(f"memory://{uuid.uuid4().hex}/lensd")
+    assert shelf.used_bytes() == 0
+    Artifacts(shelf).store("probe", {"x": bytes(3000)}, {}, ORIGIN)
+    Artifacts(shelf).store("other", {"x": bytes(4000)}, {}, ORIGIN)
+    assert 7000 < shelf.used_bytes() < 9000
+
+
+def test_a_store_that_cannot_be_counted_takes_nothing(broken: type[Broken]) -> None:
+    store = Artifacts(RemoteShelf("broken://root"), max_bytes_together=10_000)
+    broken.down = True
+    with pytest.raises(Unavailable) as refused:
+        store.store("probe", BLOBS, {}, ORIGIN)
+    assert refused.value.reason == "STORE_UNAVAILABLE"
+    broken.down = False
+    store.store("probe", BLOBS, {}, ORIGIN)
+
+
 def test_what_is_in_memory_comes_back() -> None:
     url = f"memory://{uuid.uuid4().hex}/lensd"
     info = Artifacts(RemoteShelf(url)).store("probe", BLOBS, {"n": 1}, ORIGIN)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd_api import FailedPrecondition, InvalidRequest, TooLarge, UnknownArtifact
+from lensd_api import Exhausted, FailedPrecondition, InvalidRequest, TooLarge, UnknownArtifact
 from lensd_server.engine.artifact_folder import FolderShelf
 from lensd_server.engine.artifact_remote import RemoteShelf
 from lensd_server.engine.artifacts import Artifacts, Origin, Shelf
@@ -166,3 +166,58 @@ def test_a_half_written_version_is_no_version(store: Artifacts, tmp_path: Path) 
         (folder / "info.json").write_text("{}")
     assert not store.list()
     assert store.store("probe", BLOBS, None, ORIGIN).version == 1
+
+
+@pytest.fixture
+def bounded(shelf: Callable[[], Shelf]) -> Artifacts:
+    return Artifacts(shelf(), max_bytes=4096, max_bytes_together=6000)
+
+
+def test_all_artifacts_together_are_bounded_whatever_their_names(bounded: Artifacts) -> None:
+    bounded.store("one", {"x": bytes(3000)}, None, ORIGIN)
+    with pytest.raises(
+        Exhausted, match=r"would take 40\d\d bytes.* of the 6000 .*max_artifacts_bytes"
+    ) as refused:
+        bounded.store("other", {"x": bytes(4000)}, None, ORIGIN)
+    assert refused.value.reason == "ARTIFACTS_FULL"
+    assert refused.value.metadata["limit"] == "6000"
+    assert [info.reference for info in bounded.list()] == ["one@1"]
+    bounded.delete("one@1")
+    bounded.store("other", {"x": bytes(4000)}, None, ORIGIN)
+
+
+def test_what_was_there_before_counts(bounded: Artifacts, shelf: Callable[[], Shelf]) -> None:
+    Artifacts(shelf()).store("old", {"x": bytes(4000)}, None, ORIGIN)
+    with pytest.raises(Exhausted, match="artifact new"):
+        bounded.store("new", {"x": bytes(3000)}, None, ORIGIN)
+
+
+def test_an_artifact_that_could_not_be_written_takes_no_room(
+    bounded: Artifacts, shelf: Callable[[], Shelf], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(shelf())
+    with monkeypatch.context() as broken:
+        broken.setattr(kind, "put", Failing.put)
+        for _ in range(3):
+            with pytest.raises(OSError, match="no"):
+                bounded.store("probe", {"x": bytes(4000)}, None, ORIGIN)
+    bounded.store("probe", {"x": bytes(4000)}, None, ORIGIN)
+
+
+class Failing:
+    """A shelf that cannot be written."""
+
+    def put(self, *_: object) -> int:
+        raise OSError("no")
+
+
+def test_those_that_store_at_once_share_what_room_there_is(bounded: Artifacts) -> None:
+    def store(number: int) -> bool:
+        try:
+            bounded.store(f"n{number}", {"x": bytes(2000)}, None, ORIGIN)
+        except Exhausted:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert 1 <= sum(pool.map(store, range(8))) <= 2

@@ -57,6 +57,38 @@ def test_only_the_newest_are_kept(disk: DiskCheckpoints, tmp_path: Path) -> None
     assert disk.load("k4") == BLOBS
 
 
+def test_a_flood_of_one_caller_costs_nobody_else_the_only_one(disk: DiskCheckpoints) -> None:
+    disk.save("a", BLOBS, "quiet")
+    for number in range(5):
+        disk.save(f"k{number}", BLOBS, "flooding")
+    assert disk.load("a") == BLOBS
+    assert [number for number in range(5) if disk.load(f"k{number}")] == [3, 4]
+
+
+def test_of_more_callers_than_are_kept_whoever_saved_last_counts(disk: DiskCheckpoints) -> None:
+    for number in range(4):
+        disk.save(f"k{number}", BLOBS, f"caller {number}")
+    assert [number for number in range(4) if disk.load(f"k{number}")] == [1, 2, 3]
+
+
+def test_what_is_being_written_by_another_is_left_alone(disk: DiskCheckpoints, tmp_path: Path) -> None:
+    writing = tmp_path / "checkpoints" / ".writing-x"
+    writing.parent.mkdir()
+    writing.write_bytes(b"half")
+    for number in range(5):
+        disk.save(f"k{number}", BLOBS)
+    assert writing.exists()
+    assert [number for number in range(5) if disk.load(f"k{number}")] == [2, 3, 4]
+
+
+def test_a_damaged_one_is_nobodys_and_goes_like_any_other(disk: DiskCheckpoints, tmp_path: Path) -> None:
+    disk.save("k", BLOBS, "a")
+    (tmp_path / "checkpoints" / "k").write_bytes(b"\xff" * 20)
+    for number in range(3):
+        disk.save(f"k{number}", BLOBS, f"caller {number}")
+    assert not (tmp_path / "checkpoints" / "k").exists()
+
+
 def test_too_much_is_refused(disk: DiskCheckpoints) -> None:
     with pytest.raises(TooLarge, match="checkpoint"):
         disk.save("k", {"x": bytes(1001)})

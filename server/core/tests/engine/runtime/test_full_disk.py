@@ -42,7 +42,7 @@ def test_an_artifact_without_room_is_refused_and_leaves_nothing(tmp_path: Path) 
 
 @pytest.mark.usefixtures("little_room")
 def test_a_checkpoint_without_room_keeps_the_last_one_and_the_analysis(tmp_path: Path) -> None:
-    checkpoint = BlockingCheckpoint(DiskCheckpoints(tmp_path, 4 * ROOM), lambda: "key")
+    checkpoint = BlockingCheckpoint(DiskCheckpoints(tmp_path, 4 * ROOM, kept=8), lambda: "key")
     checkpoint.save({"x": b"first"})
     checkpoint.save({"x": bytes(2 * ROOM)})
     assert checkpoint.load() == {"x": b"first"}
