@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lensd_api import Capture, InvalidRequest, Row, Unit
+from lensd_api import CallerShareTaken, Capture, Exhausted, InvalidRequest, QueueFull, Row, Unit
 from lensd_dla import run
 from lensd_dla.items import Item
 from lensd_dla.params import DlaParams
@@ -27,13 +27,15 @@ class GatedModel:
 
     anatomy = MODEL
 
-    def __init__(self, refuse: int | None = None) -> None:
+    def __init__(self, refuse: int | None = None, full: Sequence[Exhausted] = ()) -> None:
         self.running: dict[int, asyncio.Event] = {}
         self.cancelled: list[int] = []
-        self._refuse = refuse
+        self._refuse, self._full = refuse, list(full)
 
     async def forward(self, rows: Sequence[Row], capture: Capture[Any]) -> list[Reading]:
         (row,) = rows
+        if self._full:
+            raise self._full.pop()
         gate = self.running[row.tokens[0]] = asyncio.Event()
         try:
             await gate.wait()
@@ -94,6 +96,18 @@ async def test_one_beyond_the_budget_runs_alone() -> None:
     assert list(model.running) == [0]
     model.running[0].set()
     await first
+    await found.aclose()
+
+
+async def test_an_item_waits_for_room_rather_than_be_lost() -> None:
+    share = CallerShareTaken(caller="me", limit=1, unit="waiting rows", retry_after_s=0.0)
+    model = GatedModel(full=[share, QueueFull("full", retry_after_s=0.0)])
+    found = in_order(groups(1), PARTS, ReadOut(), PARAMS, model)  # type: ignore[arg-type]
+    first = asyncio.ensure_future(anext(found))
+    await settle()
+    model.running[0].set()
+    group, task = await first
+    assert (group.item.name, task.exception()) == ("0", None)
     await found.aclose()
 
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
-from lensd_api import Capture, ModelHandle, Reduce, Row, Site, Unit
+from lensd_api import Capture, ModelHandle, Reduce, Row, Site, Unit, patiently
 from lensd_dla.items import Item
 from lensd_dla.params import DlaParams
 from lensd_dla.plan import CAPTURE_BUDGET_BYTES, Part
@@ -33,7 +33,7 @@ async def read_group(
     for part in parts:
         reduce = Reduce(attribute(part, params, model.anatomy.vocab_size), read_out)
         capture = Capture(part.sites, positions=group.positions, layers=part.layers, reduce=reduce)
-        (reading,) = await model.forward([row], capture)
+        (reading,) = await patiently(model.forward, [row], capture)
         readings.append(PartReading(part, reading))
         if part.first and Site.RAW_LOGITS in part.sites:
             # Two forwards may break a tie differently: settle the top prediction once.

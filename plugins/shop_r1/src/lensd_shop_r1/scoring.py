@@ -1,6 +1,5 @@
 """Scores one rollout: what can be read off it at once, then what the model has to say."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -16,10 +15,10 @@ from lensd_api import (
     InvalidRequest,
     LensdError,
     ModelHandle,
-    QueueFull,
     Reduce,
     Site,
     Span,
+    patiently,
 )
 from lensd_shop_r1.action import ActionReward, is_exact, reward_action
 from lensd_shop_r1.certainty import TokenNumbers, token_numbers
@@ -29,8 +28,6 @@ from lensd_shop_r1.rows import AskedRow, ask
 
 #: What one rollout may fail of, without an end to the others.
 OF_ONE_ITEM = (InvalidRequest, FailedPrecondition, Exhausted)
-#: Longest pause before a row that found the model's queue full is sent again.
-_LONGEST_PAUSE_S = 2.0
 
 
 class NotFinite(AnalysisError):
@@ -136,14 +133,8 @@ async def _run(asked: AskedRow, model: ModelHandle) -> TokenNumbers:
     capture = Capture(
         frozenset({Site.FINAL_RESIDUAL}), positions=asked.positions, layers=(), reduce=Reduce(token_numbers)
     )
-    while True:
-        try:
-            (found,) = await model.forward([asked.row], capture)
-        except QueueFull as full:
-            # Others fill the queue: an accepted analysis waits its turn rather than lose an item.
-            await asyncio.sleep(min(full.retry_after_s or _LONGEST_PAUSE_S, _LONGEST_PAUSE_S))
-            continue
-        return TokenNumbers(found[:, 0], found[:, 1], found[:, 2])
+    (found,) = await patiently(model.forward, [asked.row], capture)
+    return TokenNumbers(found[:, 0], found[:, 1], found[:, 2])
 
 
 def _with_certainty(

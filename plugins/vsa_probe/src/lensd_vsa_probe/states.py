@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lensd_api import AnalysisError, Capture, ModelHandle, Row
+from lensd_api import AnalysisError, Capture, ModelHandle, Row, patiently
 from lensd_vsa_probe.reading import TOP_TOKENS, StateReading
 
 
@@ -73,7 +73,7 @@ async def embed(
     One wave runs at a time: whoever asks meanwhile waits for a short forward, never for the corpus.
     """
     while wave := next_wave(states, tokens, rows_at_once):
-        readings = await model.forward([Row(tokens[row]) for row in wave], capture)
+        readings = await patiently(model.forward, [Row(tokens[row]) for row in wave], capture)
         for row, reading in zip(wave, readings, strict=True):
             states.put(row, reading)
         states.done += len(wave)

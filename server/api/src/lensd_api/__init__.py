@@ -59,6 +59,7 @@ from lensd_api.model import (
     Write,
 )
 from lensd_api.params import BaseParams
+from lensd_api.patience import patiently
 from lensd_api.results import Edge, Graph, ItemError, Node, Record, Result, Span, Table, Tensor, Text
 from lensd_api.statistics import TokenStatistics
 
@@ -146,4 +147,5 @@ __all__ = [
     "Write",
     "hookimpl",
     "hookspec",
+    "patiently",
 ]

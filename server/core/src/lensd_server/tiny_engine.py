@@ -73,20 +73,25 @@ class TinyEngine:
     What analyses store goes to ``state_dir``, by default a folder that :meth:`close` removes.
     """
 
-    def __init__(self, models: Sequence[str] = MODELS, state_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[str] = MODELS,
+        state_dir: Path | None = None,
+        limits: LimitSettings | None = None,
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tiny-engine", daemon=True)
         self._thread.start()
         self._state = tempfile.TemporaryDirectory(prefix="lensd-tiny-")
-        turn = Turn()
+        turn, limits = Turn(), limits or LimitSettings()
         self._lookup = OneAnalyzer()
         configured = {name: ModelSettings(source=f"tiny:{name}") for name in models}
-        self.residency = Residency(configured, TinyLoader(turn))
+        self.residency = Residency(configured, TinyLoader(turn), limits)
         self.executor = LocalExecutor(
             self._lookup,
             self.residency,
-            LimitSettings(),
-            storage=Storage.under(state_dir or Path(self._state.name), LimitSettings()),
+            limits,
+            storage=Storage.under(state_dir or Path(self._state.name), limits),
             cpu_turn=turn,
         )
         for name in models:
