@@ -264,8 +264,8 @@ class Residency:
             return
         slot.outlasts = True
         raise DeadlineExceeded(
-            f"model {slot.name} has to be loaded, which takes {needed_s:.2f} s as it did last time, but the deadline "
-            f"is in {left_s:.2f} s; allow more time, or try again in {needed_s:.1f} s",
+            f"model {slot.name} is not in memory, and by its last load that takes {needed_s:.2f} s more, but the "
+            f"deadline is in {left_s:.2f} s; allow more time, or try again in {needed_s:.1f} s",
             reason="DEADLINE_TOO_SHORT",
             metadata={
                 "model": slot.name,
