@@ -1,6 +1,7 @@
 """What an analyzer yields. Values only: the server turns them into messages and chunks.
 
-Columns and tensors may be anything NumPy can read without copying: lists, arrays, tensors.
+Columns and tensors may be anything NumPy can read without copying: lists, arrays, tensors. The server takes
+a copy of what is yielded, so that a buffer may be filled again for the next result.
 """
 
 from collections.abc import Mapping, Sequence

@@ -56,6 +56,10 @@ class Column:
         sizes = (0 if value is None else len(value.encode()) for value in self.values)
         return np.fromiter(sizes, dtype=np.int64, count=len(self.values)) + self._width
 
+    def own_values(self) -> "list[Any] | np.ndarray[Any, Any]":
+        """Its values without ties to what they were read from; lists have none."""
+        return self.values.copy() if isinstance(self.values, np.ndarray) else self.values
+
     def memory_bytes(self) -> int:
         """About what its values occupy here."""
         if isinstance(self.values, np.ndarray):
@@ -68,7 +72,7 @@ class Column:
 
 
 def read_column(name: str, raw: Any, unit: str = "") -> Column:
-    """``raw`` as a column. Arrays and tensors are not copied where that can be helped.
+    """``raw`` as a column. Arrays and tensors are not copied where that can be helped, lists are.
 
     Raises Unsound for what is not a sequence of values of one type that the wire has.
     """

@@ -29,6 +29,8 @@ _SHOWN = 80
 _IN_MEMORY = 4
 #: Rows, nodes and edges from which on looking at a result takes more than a few milliseconds.
 _LONG = 5000
+#: Bytes of a tensor from which on copying it does.
+_LARGE = 2**23
 #: Numbers of a span, with tags.
 _SPAN_BYTES = 32
 
@@ -40,6 +42,8 @@ def takes_long(result: object) -> bool:
             return any(len(column) > _LONG for column in columns.values() if hasattr(column, "__len__"))
         case Graph(nodes=nodes, edges=edges):
             return len(nodes) + len(edges) > _LONG
+        case Tensor(data=data):
+            return getattr(data, "nbytes", 0) > _LARGE
         case _:
             return False
 
@@ -125,7 +129,7 @@ class ResultCheck:
             raise Unsound(f"has columns that differ in length: {said}")
         self._same_columns(table, columns)
         self._rows_fit(columns, lengths.pop() if lengths else 0)
-        values = {column.name: column.values for column in columns}
+        values = {column.name: column.own_values() for column in columns}
         checked = replace(table, columns=values, units=dict(units), last=bool(table.last))
         return checked, sum(column.memory_bytes() for column in columns)
 
@@ -176,7 +180,8 @@ class ResultCheck:
         ]
         self._fits(sum(field_bytes(len(word.encode())) + 8 for word in said))
         # Off the device and out of the graph of gradients, in the library's own type.
-        data = tensor.data.detach().cpu() if hasattr(tensor.data, "detach") else array
+        is_torch = hasattr(tensor.data, "detach")
+        data = tensor.data.detach().to("cpu", copy=True) if is_torch else array.copy()
         return replace(tensor, data=data, axes=axes, labels=labels), array.nbytes
 
     def _graph(self, graph: Graph) -> tuple[Graph, int]:

@@ -140,6 +140,19 @@ def test_what_is_handed_on_does_not_change_with_the_authors_lists() -> None:
     assert (list(table.columns["a"]), kept.values) == ([1, 2], {"a": [1]})
 
 
+@pytest.mark.parametrize(
+    "data",
+    [np.zeros(4), np.zeros(8)[::2], torch.zeros(4), torch.zeros(4, dtype=torch.bfloat16), [0, 0, 0, 0]],
+)
+def test_what_is_handed_on_does_not_change_with_the_authors_buffers(data: Any) -> None:
+    table, tensor = check_all(Table("t", {"x": data}), Tensor("u", data))
+    for i in range(4):
+        data[i] = 7
+    assert isinstance(table, Table)
+    assert isinstance(tensor, Tensor)
+    assert list(table.columns["x"]) == tensor.data.tolist() == [0] * 4
+
+
 def test_it_is_known_what_a_result_occupies() -> None:
     check = new_check()
     assert check.found(Tensor("x", np.zeros(1000))).size_bytes == 8000
@@ -150,6 +163,8 @@ def test_it_is_known_what_a_result_occupies() -> None:
 
 def test_long_results_are_known_for_what_they_are() -> None:
     assert takes_long(Table("t", {"a": [0] * 10_000}))
+    assert takes_long(Tensor("x", np.zeros(2_000_000)))
+    assert not takes_long(Tensor("x", [0.0] * 100))
     assert takes_long(Graph("g", [Node(str(i)) for i in range(10_000)], []))
     assert not takes_long(Record("r", {}))
     assert not takes_long(Table("t", {"a": 3}))  # pyright: ignore[reportArgumentType]
