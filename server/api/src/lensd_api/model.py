@@ -123,9 +123,11 @@ class ModelView(Protocol):
         ...
 
     def cached(self, key: str, build: "Callable[[], Tensor]") -> "Tensor":
-        """A tensor derived from weights, built once and kept with the model.
+        """A tensor derived from weights, built once and kept with the model, least recently used ones until
+        they take a twentieth of what its weights do together; one larger than that is built every time.
 
-        ``key`` should begin with the analyzer's name. Counted in the model's memory.
+        All plugins share the keys: begin yours with the name of your distribution. What is kept counts in
+        ``lensd_model_kept_bytes``, and not in what an analysis estimates.
         """
         ...
 

@@ -225,7 +225,7 @@ def _hooks(resident: ResidentModel) -> int:
 
 
 def _kept_bytes(resident: ResidentModel) -> int:
-    return resident.batcher.kept_bytes
+    return resident.batcher.kept_bytes + resident.loaded.model.view.cached_bytes
 
 
 def _listeners_with_tls(settings: Settings, access: Access) -> dict[str, Certificates]:

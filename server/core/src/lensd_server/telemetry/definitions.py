@@ -187,7 +187,7 @@ MODEL_RESIDENT = GaugeDefinition(
 )
 MODEL_KEPT = GaugeDefinition(
     "lensd_model_kept_bytes",
-    "Keys, values and captures kept between batches of rows that are read in several steps.",
+    "What rows read in steps keep between batches, and tensors that analyzers derived from weights.",
     _MODEL,
 )
 MODEL_LEASES = GaugeDefinition("lensd_model_leases", "Analyses that hold the model.", _MODEL)

@@ -1,5 +1,6 @@
 """The weights an analyzer may read in a reduce, on the model's device."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -14,6 +15,9 @@ from lensd_server.engine.anatomy.readout import ReadOut
 from lensd_server.engine.anatomy.skeleton import Skeleton
 from lensd_server.engine.anatomy.sublayers import SubLayer
 
+#: What is kept of tensors derived from weights, at most: so much of the weights' own size.
+_KEPT_SHARE = 1 / 20
+
 
 @dataclass(slots=True)
 class WeightView:
@@ -23,7 +27,10 @@ class WeightView:
     skeleton: Skeleton
     layers: tuple[Layer, ...]
     read_out: ReadOut
-    _cache: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    #: The most recently used last.
+    _cache: OrderedDict[str, Tensor] = field(default_factory=OrderedDict[str, Tensor])
+    #: Memory that :meth:`cached` tensors take. May be read on any thread.
+    cached_bytes: int = 0
 
     @property
     def final_norm(self) -> VerifiedNorm | None:
@@ -69,15 +76,25 @@ class WeightView:
             return self.read_out.transform(self.skeleton.head(x))
 
     def cached(self, key: str, build: Callable[[], Tensor]) -> Tensor:
-        """A tensor derived from weights, built once and kept with the model."""
-        if key not in self._cache:
-            self._cache[key] = build()
-        return self._cache[key]
+        """See :meth:`lensd_api.ModelView.cached`."""
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        built = build()
+        # A view keeps all of its storage alive.
+        size = built.untyped_storage().nbytes()
+        most = self._most_cached_bytes()
+        if size > most:
+            return built
+        self._cache[key] = built
+        self.cached_bytes += size
+        while self.cached_bytes > most:
+            _, dropped = self._cache.popitem(last=False)
+            self.cached_bytes -= dropped.untyped_storage().nbytes()
+        return built
 
-    @property
-    def cached_bytes(self) -> int:
-        """Memory that :meth:`cached` tensors take."""
-        return sum(tensor.nbytes for tensor in self._cache.values())
+    def _most_cached_bytes(self) -> int:
+        return int(_KEPT_SHARE * sum(weight.nbytes for weight in self.skeleton.module.parameters()))
 
     def _offering(self, layer: int, unit: Unit) -> Layer:
         if not 0 <= layer < len(self.layers):

@@ -114,8 +114,8 @@ _MEMORY = Section(
         ),
         Panel(
             "Kept between batches",
-            "Keys and values of long rows, of beginnings that rows share and of texts being written; at most "
-            "`max_cache_bytes` of each model.",
+            "Keys and values of long rows, of beginnings that rows share and of texts being written, at most "
+            "`max_cache_bytes` of each model; and what analyzers derived from its weights, at most a twentieth of them.",
             (Query(total(select(d.MODEL_KEPT), ("model",)), "{{model}}"),),
             unit="bytes",
             width=12,
