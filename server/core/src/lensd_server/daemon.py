@@ -330,7 +330,7 @@ class Daemon:
             await self._unless_hurried(asyncio.Event().wait(), DRAIN_NOTICE_S)
         self._gate.close()
         await self._unless_hurried(self._gate.empty(), server.grace_s)
-        if self._gate.inside:
+        if not self._gate.is_empty:
             _log.warning("cancelling what did not finish in time", analyses=self._gate.inside)
             self._gate.cut = True
             for running in self._engine.analyses.running():

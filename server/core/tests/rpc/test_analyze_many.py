@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from lensd_api.errors import InvalidParams
+from lensd_api.errors import Draining, InvalidParams
 from lensd_api.results import Record
 from lensd_proto.v1 import analysis_pb2
 from lensd_server.engine.events import AnalysisEvent, AnalysisRequest, Found
@@ -260,8 +260,8 @@ class Unread:
         self.sent: asyncio.Queue[Many] = asyncio.Queue()
         self.ran: list[str] = []
         self.taken = 0
-        gate, call = Gate(), Call("/lensd.v1.AnalysisService/AnalyzeMany", _UNREAD, None)
-        many = ManyAnalyses(self._respond, LimitSettings(max_analyses_per_stream=2), gate, call)
+        self.gate, call = Gate(), Call("/lensd.v1.AnalysisService/AnalyzeMany", _UNREAD, None)
+        many = ManyAnalyses(self._respond, LimitSettings(max_analyses_per_stream=2), self.gate, call)
         self.responses = many.run(self._messages())
 
     async def begin(self) -> None:
@@ -317,6 +317,19 @@ async def test_all_of_them_are_answered_once_it_reads(unread: Unread) -> None:
     said = await unread.read(100)
     kinds = [str(said[str(index)].WhichOneof("event")) for index in range(100)]
     assert kinds == ["completed", "failed"] * 50
+
+
+async def test_a_shutdown_waits_until_what_was_answered_is_read(unread: Unread) -> None:
+    await unread.send(*(start(str(index)) for index in range(10)))
+    unread.gate.close()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert unread.gate.inside == 0
+    assert not unread.gate.is_empty
+    assert len(await unread.read(10)) == 10
+    with pytest.raises(Draining):
+        await anext(unread.responses)
+    assert unread.gate.is_empty
 
 
 async def test_a_start_that_waits_for_its_client_to_read_can_be_cancelled(unread: Unread) -> None:

@@ -16,7 +16,7 @@ class Gate:
     """Open until :meth:`close`; what is inside then may finish."""
 
     def __init__(self) -> None:
-        self._inside = 0
+        self._inside = self._streams = 0
         #: Whether what is inside is being ended rather than awaited.
         self.cut = False
         self._closed = asyncio.Event()
@@ -29,6 +29,11 @@ class Gate:
     def draining(self) -> bool:
         """Whether new work is refused."""
         return self._closed.is_set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether :meth:`empty` returns at once."""
+        return self._empty.is_set()
 
     @property
     def inside(self) -> int:
@@ -60,17 +65,32 @@ class Gate:
         try:
             yield
         finally:
-            self._stirred = time.monotonic()
             self._inside -= 1
-            if not self._inside:
-                self._empty.set()
+            self._left()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Around a stream that may still have answers to send when no work is left; it ends by itself
+        once the gate is closed."""
+        self._streams += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._streams -= 1
+            self._left()
+
+    def _left(self) -> None:
+        self._stirred = time.monotonic()
+        if not (self._inside or self._streams):
+            self._empty.set()
 
     async def closed(self) -> None:
         """Returns when new work is refused."""
         await self._closed.wait()
 
     async def empty(self) -> None:
-        """Returns when nothing is inside."""
+        """Returns when nothing is inside, and all that it answered is sent."""
         await self._empty.wait()
 
     async def quiet(self, seconds: float) -> None:

@@ -62,6 +62,14 @@ class ManyAnalyses:
         self, messages: AsyncIterator[analysis_pb2.AnalyzeManyRequest]
     ) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
         """The responses, in the order in which they come up. Raises LensdError."""
+        with self._gate.answering():
+            async with aclosing(self._run(messages)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _run(
+        self, messages: AsyncIterator[analysis_pb2.AnalyzeManyRequest]
+    ) -> AsyncGenerator[analysis_pb2.AnalyzeResponse]:
         reader = asyncio.create_task(self._read(messages))
         idle = asyncio.create_task(self._leave_when_drained())
         try:
