@@ -29,6 +29,8 @@ from lensd_server.engine.models.products import library
 SHORT, ORDINARY = 8, 64
 #: How often each size is timed. The quickest counts: a busy machine only ever makes a forward slower.
 REPEATS = 3
+#: What is remembered is measured again where a forward takes less than this share of it.
+OUTDONE = 0.8
 #: No forward is timed that should take longer than this, so that measuring stays a small part of a start.
 LONGEST_S = 0.4
 #: A device is saturated where twice the tokens bring at most this much more throughput.
@@ -80,7 +82,8 @@ class Price:
 class Prices:
     """Measurements, remembered under ``folder`` by model, device, threads and library, if there is one.
 
-    Measuring takes a second or two of a start; a machine does not change between two of them.
+    Measuring takes a second or two of a start; a machine does not change between two of them. But it may have been
+    busy when it was measured: one forward shows whether it was.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -97,10 +100,16 @@ class Prices:
         kind = f"{dtype}-{device.model}-{torch.get_num_threads()}-{library(model.module)}"
         memo = self._folder / f"{revision}-{re.sub(r'[^A-Za-z0-9.-]+', '_', kind)}.json"
         known = _read(memo)
-        if known is None:
+        if known is None or _is_outdone(known, model, device):
             known = measure(model, device)
             remember(memo, json.dumps({"points": known.points}).encode())
         return known
+
+
+def _is_outdone(known: Price, model: InspectedModel, device: Device) -> bool:
+    """Whether a forward now is so much quicker that other work must have slowed down what is remembered."""
+    tokens = max(2, min(ORDINARY, model.anatomy.context_length))
+    return time_forward(model, device, [tokens]) < OUTDONE * known.seconds(tokens)
 
 
 def measure(model: InspectedModel, device: Device) -> Price:

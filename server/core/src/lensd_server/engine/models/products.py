@@ -24,7 +24,7 @@ GAIN = 0.9
 REPEATS = 5
 #: oneDNN keeps a kernel, with half a megabyte and more around it, for each shape of a product: by itself a thousand
 #: in every thread. A forward needs one a kind of projection; making it anew takes a third of a millisecond.
-KERNELS = 32
+KERNELS = 16
 #: Weights with fewer numbers are multiplied in microseconds, whoever does it.
 LEAST_NUMBERS = 2**16
 
