@@ -135,6 +135,11 @@ class Device:
         if not self.is_cpu:
             torch.cuda.synchronize(self.torch)
 
+    def tidy(self) -> None:
+        """For when nothing has run for a moment: after large batches the CPU's memory is free, but kept."""
+        if self.is_cpu:
+            memory.trim()
+
     def release(self) -> None:
         """Gives memory that is no longer used back to the device."""
         gc.collect()

@@ -3,8 +3,11 @@
 A container's limit counts: the machine may have more than this process will ever get.
 """
 
+import ctypes
 import os
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -47,3 +50,17 @@ def _container(cgroup: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return max(0, int(limit) - used + (int(found[1]) if found else 0))
+
+
+def trim() -> None:
+    """Gives the system back what the C library keeps of memory that is free; glibc only does so by halves."""
+    if (give_back := _malloc_trim()) is not None:
+        give_back(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):  # another C library
+        return None

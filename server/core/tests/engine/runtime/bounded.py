@@ -36,6 +36,9 @@ class FakeDevice:
     def entered(self) -> Iterator[None]:
         yield
 
+    def tidy(self) -> None:
+        pass
+
     def release(self) -> None:
         """The garbage of a test is not worth collecting each time: references are counted."""
 

@@ -1,5 +1,6 @@
 """The device thread outlives whatever its callers, their code and their tokens do, and so do their neighbours."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,8 +8,11 @@ import pytest
 import torch
 
 from lensd_api import Capture, Internal, InvalidRequest, PluginFailure, Reduce, Row, Sampling, Site, Stack
+from lensd_server.engine import memory
 from lensd_server.engine.anatomy import continuing
+from lensd_server.engine.batching import batcher
 from lensd_server.engine.batching.ticket import Ticket
+from lensd_server.engine.device import Device
 from lensd_server.engine.generation import Generation
 from lensd_server.engine.handle import BlockingHandle, prepare
 from lensd_server.engine.observers import Observers
@@ -158,6 +162,28 @@ def test_who_writes_into_its_logits_changes_nobody_elses(bench: Any) -> None:
     bench.outcome(first)
     bench.outcome(writing)
     assert torch.equal(bench.outcome(reading).results[0], alone)
+
+
+def test_memory_is_tidied_up_once_after_rows_have_run(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tidied = threading.Semaphore(0)
+    monkeypatch.setattr(batcher, "IDLE_S", 0.02)
+    monkeypatch.setattr(Device, "tidy", lambda device: tidied.release())
+    assert not tidied.acquire(timeout=0.2), "nothing has run"
+    for _ in range(2):
+        bench.outcome(bench.submit([3, 4]))
+        assert tidied.acquire(timeout=60)
+        assert not tidied.acquire(timeout=0.2), "nothing has run since"
+
+
+def test_free_memory_goes_back_to_the_system() -> None:
+    memory.trim()  # whatever earlier tests left
+    small = [bytearray(1000) for _ in range(100_000)]
+    last = bytearray(1000)  # keeps the heap from shrinking by itself
+    full = memory.process_bytes()
+    del small
+    memory.trim()
+    assert memory.process_bytes() < full - 50 * 2**20
+    assert last is not None
 
 
 def keep(stack: Stack, view: Any) -> Sequence[Any]:

@@ -40,6 +40,9 @@ from lensd_server.engine.observers import BatchRecord, Observers
 
 __all__ = ["BatchLimits", "Batcher"]
 
+#: After so long without rows memory is tidied up.
+IDLE_S = 1.0
+
 _log = structlog.get_logger("lensd.engine")
 
 
@@ -75,7 +78,7 @@ class Batcher:
         self._running: list[QueuedRow] = []
         #: Rows and tokens that observers know to wait.
         self._reported = (0, 0)
-        self._closed = self._lost = False
+        self._closed = self._lost = self._untidy = False
         self._pace = Pace(limits.price)
         self._thread = threading.Thread(target=self._serve, name=f"lensd-device-{name}", daemon=True)
         self._thread.start()
@@ -200,6 +203,7 @@ class Batcher:
         with self._device.turn:
             rows = self._take()
             if rows:
+                self._untidy = True
                 self._run_guarded(rows)
         for ticket in {row.call.ticket for row in rows}:
             ticket.leave_device()
@@ -230,16 +234,27 @@ class Batcher:
             self._report_queue()
 
     def _wait_for_rows(self) -> bool:
-        """False once closed. The one place where a batch waits for more rows than there are."""
+        """False once closed."""
+        while self._is_idle():
+            self._device.tidy()
+            self._untidy = False
+        with self._changed:
+            return len(self._queue) > 0
+
+    def _is_idle(self) -> bool:
+        """Waits for rows; whether none came for a while after others had run.
+
+        The one place where a batch waits for more rows than there are."""
         with self._changed:
             while not self._closed:
-                patience = None
+                patience = IDLE_S if self._untidy else None
                 if len(self._queue):
                     patience = self._gathering.patience(self._clock(), urgent=self._queue.urgent)
                     if not patience or self._queue.tokens >= self._limits.max_tokens:
-                        break
-                self._changed.wait(patience)
-            return len(self._queue) > 0
+                        return False
+                if not self._changed.wait(patience) and self._untidy and not len(self._queue):
+                    return True
+            return False
 
     def _take(self) -> list[QueuedRow]:
         """Takes the next batch out of the queue, and with it whatever nobody waits for any more."""

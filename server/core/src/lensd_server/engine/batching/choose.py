@@ -2,12 +2,17 @@
 
 A batch is padded to its longest row, so what it costs is rows times that length. Running rows together
 saves the fixed price of a forward and pays for padding: a row joins only where that costs no more than
-running it alone.
+running it alone. Nor where it would cost the batch tokens a second while others wait that are still less alike:
+it is better company for those.
 """
 
 from collections.abc import Sequence
 
 from lensd_server.engine.batching.price import Price
+
+#: How much dearer each of its tokens may become by a row that joins a batch. At none at all batches of nearly
+#: equal rows would be torn apart; simulated with lengths from 8 to 512 and 4 to 64 callers, this is the quickest.
+DEARER = 1.02
 
 
 def choose_rows(
@@ -37,27 +42,32 @@ def _join(
     price: Price,
 ) -> int:
     """Adds to ``chosen`` from ``by_length``, nearest in length first; returns the longest row."""
+    tokens = sum(lengths[i] for i in chosen)
 
-    def padding(n: int) -> int | None:
+    def padding(n: int, *, is_last: bool) -> int | None:
         """Padded tokens that the ``n``-th row would add; ``None`` when it may not join."""
         if not 0 <= n < len(by_length):
             return None
         own = lengths[by_length[n]]
         before, after = len(chosen) * longest, (len(chosen) + 1) * max(longest, own)
-        joins = after <= budget and price.seconds(after) - price.seconds(before) <= price.seconds(own)
-        return after - before - own if joins else None
+        if after > budget:
+            return None
+        now, then = price.seconds(before), price.seconds(after)
+        worth_it = is_last or then * tokens <= DEARER * now * (tokens + own)
+        return after - before - own if worth_it and then - now <= price.seconds(own) else None
 
     # Everything before `shorter` is at most as long as the batch already is.
     longer = next((n for n, i in enumerate(by_length) if lengths[i] >= longest), len(by_length))
     shorter = longer - 1
     while True:
-        up, down = padding(longer), padding(shorter)
+        up = padding(longer, is_last=longer == len(by_length) - 1)
+        down = padding(shorter, is_last=shorter == 0)
         if up is not None and (down is None or up <= down):
             longest = max(longest, lengths[by_length[longer]])
-            chosen.append(by_length[longer])
-            longer += 1
+            joining, longer = by_length[longer], longer + 1
         elif down is not None:
-            chosen.append(by_length[shorter])
-            shorter -= 1
+            joining, shorter = by_length[shorter], shorter - 1
         else:
             return longest
+        chosen.append(joining)
+        tokens += lengths[joining]
