@@ -25,12 +25,12 @@ BENCHMARKS = {
     "prefix": ("tests.bench.prefix", True),
     "fairness": ("tests.bench.fairness", True),
     "cancels": ("tests.bench.cancels", True),
+    "overload": ("tests.bench.overload", True),
+    "residency": ("tests.bench.residency", True),
+    "protection": ("tests.bench.protection", True),
     "fit": ("tests.bench.fit", False),
     "rewards": ("tests.bench.rewards", False),
     "transformerlens": ("tests.bench.transformerlens", False),
-    "overload": ("tests.bench.overload", False),
-    "residency": ("tests.bench.residency", False),
-    "protection": ("tests.bench.protection", False),
 }
 USUAL = [name for name, (_, usual) in BENCHMARKS.items() if usual]
 
