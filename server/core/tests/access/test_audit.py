@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,7 @@ from lensd_server.access.caller import Scope
 from lensd_server.access.tokens import Tokens, issue_token, revoke_tokens
 from lensd_server.telemetry.logging import AuditFile, configure_logging, keep_audit
 
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Logging as it was, since it is set up process-wide."""
-    root, audit = logging.getLogger(), logging.getLogger(LOGGER)
-    handlers, level, audit_level = root.handlers[:], root.level, audit.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for handler in audit.handlers[:]:
-        audit.removeHandler(handler)
-        handler.close()
-    audit.setLevel(audit_level)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("restored_audit")
 
 
 def act(audit: Audit, subject: str = "tiny") -> None:

@@ -21,6 +21,7 @@ from lensd_proto.v1 import (
     server_pb2_grpc,
 )
 from lensd_server.access.access import Access
+from lensd_server.daemon import Daemon
 from lensd_server.engine.events import (
     Accepted,
     AnalysisEvent,
@@ -43,9 +44,10 @@ from lensd_server.rpc.model_service import ModelServicer
 from lensd_server.rpc.readers import Readers
 from lensd_server.rpc.scope import Listener
 from lensd_server.rpc.server_service import ServerFacts, ServerServicer
-from lensd_server.settings import LimitSettings
+from lensd_server.settings import LimitSettings, Settings
 from lensd_server.telemetry.interceptor import MetricsInterceptor
 from lensd_server.telemetry.metrics import Metrics
+from server.core.tests.rpc.running import READY, Parts, Run, settings
 
 Script = Callable[[AnalysisRequest], AsyncIterator[AnalysisEvent]]
 
@@ -321,3 +323,36 @@ def refusal() -> Callable[[Any], Any]:
 def lensd_error() -> type[LensdError]:
     """The base class, for tests that build errors of their own."""
     return LensdError
+
+
+@pytest.fixture
+def parts(served: Any) -> Parts:
+    """What a daemon of a test serves."""
+    return Parts(served.executor, served.models, served.artifacts)
+
+
+@pytest.fixture
+async def start(parts: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Starts a daemon and waits until it is ready."""
+    runs: list[Run] = []
+
+    async def begin(config: Settings | None = None, reread: Callable[[], Settings] | None = None) -> Run:
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        daemon = Daemon(config or settings(), parts.engine(), ready.set_result, reread)
+        task = asyncio.create_task(daemon.run())
+        await asyncio.wait((ready, task), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            ready.cancel()
+            task.result()
+        match = READY.match(ready.result())
+        assert match, ready.result()
+        runs.append(Run(daemon, task, *match.groups()))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.daemon.stop()
+        run.daemon.stop()
+        await asyncio.wait_for(run.task, 20)
+        for channel in run.channels:
+            await channel.close()

@@ -3,141 +3,26 @@
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import time
-import urllib.error
-import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lensd_api.errors import Cancelled, LoadFailed
 from lensd_proto.v1 import (
-    analysis_pb2,
     analysis_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
-    server_pb2,
-    server_pb2_grpc,
 )
-from lensd_server.daemon import Daemon, Engine, StartFailed
+from lensd_server.daemon import Daemon, StartFailed
 from lensd_server.engine.events import AnalysisEvent, AnalysisRequest, LoadStep, ModelState, ModelStatus
-from lensd_server.plugins import AnalyzerRegistry
-from lensd_server.settings import LimitSettings, Settings, SettingsError
-from lensd_server.telemetry.metrics import Metrics
-
-READY = re.compile(r"^lensd ready grpc=(\S+) metrics=(\S+) admin=(\S+) models=(\S*)$")
-Request = analysis_pb2.AnalyzeRequest
-
-
-def settings(**server: Any) -> Settings:
-    free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
-    models = {
-        "tiny": {"source": "dir:/tiny", "preload": True},
-        "other": {"source": "dir:/other"},
-    }
-    return Settings.model_validate({"server": {**free, **server}, "models": models})
-
-
-@dataclass
-class Run:
-    """A daemon that runs in the test's loop."""
-
-    daemon: Daemon
-    task: "asyncio.Task[None]"
-    grpc: str
-    metrics: str
-    admin: str
-    models: str
-    channels: list[grpc.aio.Channel] = field(default_factory=list)
-
-    def channel(self, address: str | None = None) -> grpc.aio.Channel:
-        self.channels.append(grpc.aio.insecure_channel(address or self.grpc))
-        return self.channels[-1]
-
-    def analyze(self, request: Request) -> Any:
-        return analysis_pb2_grpc.AnalysisServiceStub(self.channel()).Analyze(request)
-
-    async def probe(self, path: str) -> int:
-        """Status of a GET on the metrics port."""
-
-        def get() -> int:
-            try:
-                with urllib.request.urlopen(f"http://{self.metrics}{path}", timeout=10) as response:
-                    return int(response.status)
-            except urllib.error.HTTPError as error:
-                error.close()
-                return error.code
-
-        return await asyncio.to_thread(get)
-
-
-@dataclass
-class Parts:
-    """The scripted engine; whether it was closed is remembered."""
-
-    executor: Any
-    models: Any
-    artifacts: Any
-    metrics: Metrics = field(default_factory=Metrics)
-    closed: bool = False
-    #: Limits the engine was told.
-    limits: list[LimitSettings] = field(default_factory=list)
-
-    def engine(self) -> Engine:
-        def close() -> None:
-            self.closed = True
-
-        return Engine(
-            self.models,
-            self.executor,
-            self.artifacts,
-            AnalyzerRegistry(),
-            self.metrics,
-            ["cpu"],
-            close,
-            limit=self.limits.append,
-        )
-
-
-@pytest.fixture
-def parts(served: Any) -> Parts:
-    """What a daemon of a test serves."""
-    return Parts(served.executor, served.models, served.artifacts)
-
-
-@pytest.fixture
-async def start(parts: Any) -> AsyncIterator[Callable[..., Any]]:
-    """Starts a daemon and waits until it is ready."""
-    runs: list[Run] = []
-
-    async def begin(config: Settings | None = None, reread: Callable[[], Settings] | None = None) -> Run:
-        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        daemon = Daemon(config or settings(), parts.engine(), ready.set_result, reread)
-        task = asyncio.create_task(daemon.run())
-        await asyncio.wait((ready, task), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            ready.cancel()
-            task.result()
-        match = READY.match(ready.result())
-        assert match, ready.result()
-        runs.append(Run(daemon, task, *match.groups()))
-        return runs[-1]
-
-    yield begin
-    for run in runs:
-        run.daemon.stop()
-        run.daemon.stop()
-        await asyncio.wait_for(run.task, 20)
-        for channel in run.channels:
-            await channel.close()
+from lensd_server.settings import Settings
+from server.core.tests.rpc.running import Request, Run, settings, until
 
 
 async def test_the_ready_line_comes_when_preloaded_models_are_resident(parts: Any, start: Any) -> None:
@@ -392,76 +277,3 @@ async def test_cold_models_and_failed_ones_that_nobody_preloaded_leave_it_ready(
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert await run.probe("/readyz") == 200, "a cold model is loaded when it is asked for"
     watch.cancel()
-
-
-def reloads(parts: Any, outcome: str) -> float:
-    return parts.metrics.registry.get_sample_value("lensd_config_reloads_total", {"outcome": outcome}) or 0.0
-
-
-async def until(seen: Callable[[], bool]) -> None:
-    """Lets the daemon, which runs in this loop, work until ``seen``."""
-    async with asyncio.timeout(20):
-        while not seen():  # noqa: ASYNC110  a counter has no event
-            await asyncio.sleep(0.01)
-
-
-async def test_sighup_takes_over_what_it_can(parts: Any, start: Any) -> None:
-    new = settings(grace_s=1.5, listen="127.0.0.1:1")
-    new = new.model_copy(update={"limits": LimitSettings(max_analyses=7)})
-    run = await start(reread=lambda: new)
-    os.kill(os.getpid(), signal.SIGHUP)
-    await until(lambda: reloads(parts, "ok") == 1)
-    assert [limits.max_analyses for limits in parts.limits] == [7]
-    info = await server_pb2_grpc.ServerServiceStub(run.channel()).GetServerInfo(
-        server_pb2.GetServerInfoRequest()
-    )
-    assert info.limits.max_analyses == 7
-    assert run.daemon._settings.server.grace_s == 1.5
-    assert run.daemon._settings.server.listen == "127.0.0.1:0"
-
-
-@pytest.mark.parametrize("mistake", [SettingsError("limits.max_analyses: no"), RecursionError(), OSError()])
-async def test_a_wrong_new_configuration_changes_nothing_and_the_next_one_is_read(
-    parts: Any, start: Any, mistake: Exception
-) -> None:
-    readings = iter([mistake, settings()])
-
-    def reread() -> Settings:
-        reading = next(readings)
-        if isinstance(reading, Exception):
-            raise reading
-        return reading
-
-    run = await start(reread=reread)
-    with structlog.testing.capture_logs() as lines:
-        os.kill(os.getpid(), signal.SIGHUP)
-        await until(lambda: reloads(parts, "refused") == 1)
-        assert parts.limits == []
-        assert await run.probe("/readyz") == 200
-        os.kill(os.getpid(), signal.SIGHUP)
-        await until(lambda: reloads(parts, "ok") == 1)
-    refused, taken = [line for line in lines if line.get("caller") == "signal SIGHUP"]
-    assert "refused" in refused["event"]
-    assert refused["problem"].startswith(str(mistake) or type(mistake).__name__)
-    assert (taken["applied"], taken["needs_restart"]) == ((), ())
-
-
-async def test_a_task_that_dies_ends_the_daemon_instead_of_letting_health_lie(parts: Any, start: Any) -> None:
-    watch = parts.models.watch
-    fail = asyncio.Event()
-
-    async def failing() -> AsyncGenerator[ModelStatus]:
-        async for status in watch():
-            yield status
-            await fail.wait()
-            raise ZeroDivisionError
-
-    parts.models.watch = failing
-    run = await start()
-    assert await run.probe("/readyz") == 200
-    with structlog.testing.capture_logs() as lines:
-        fail.set()
-        await asyncio.wait_for(run.task, 20)
-    assert run.daemon.defeat == "its task follow_models failed"
-    (said,) = [line for line in lines if "exc_info" in line]
-    assert (said["task"], type(said["exc_info"])) == ("_follow_models", ZeroDivisionError)

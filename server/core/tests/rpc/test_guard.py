@@ -7,9 +7,8 @@ is tried, too.
 import asyncio
 import io
 import json
-import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import structlog
 
 from lensd_proto.v1 import analysis_pb2, models_pb2, server_pb2
 from lensd_server.access.access import Access
-from lensd_server.access.audit import LOGGER
 from lensd_server.access.caller import Scope
 from lensd_server.access.identity import Authenticator
 from lensd_server.access.tokens import issue_token, revoke_tokens
@@ -251,22 +249,13 @@ async def test_operators_acts_and_refusals_are_written_down_without_tokens(
 
 
 @pytest.fixture
-def audit_folder(tmp_path: Path, served: Any) -> Iterator[Path]:
+def audit_folder(tmp_path: Path, served: Any, restored_audit: None) -> Path:
     """Where the audit of the daemon is kept, counted as the daemon counts it."""
-    root, audit = logging.getLogger(), logging.getLogger(LOGGER)
-    handlers, level, audit_level = root.handlers[:], root.level, audit.level
     folder = tmp_path / "audit"
     folder.mkdir()
     configure_logging(stream=io.StringIO())
     keep_audit(folder / "audit.jsonl", served.metrics.audit_lost.inc)
-    yield folder
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for handler in audit.handlers[:]:
-        audit.removeHandler(handler)
-        handler.close()
-    audit.setLevel(audit_level)
-    structlog.reset_defaults()
+    return folder
 
 
 async def test_an_audit_that_cannot_be_written_changes_no_answer(

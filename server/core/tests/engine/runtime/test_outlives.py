@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from lensd_api import Capture, Internal, InvalidRequest, PluginFailure, Reduce, Row, Sampling, Site, Stack
+from lensd_api import (
+    Capture,
+    DeviceLost,
+    Internal,
+    InvalidRequest,
+    PluginFailure,
+    Reduce,
+    Row,
+    Sampling,
+    Site,
+    Stack,
+)
 from lensd_server.engine import memory
 from lensd_server.engine.anatomy import continuing
 from lensd_server.engine.batching import batcher
@@ -148,6 +159,39 @@ def test_memory_that_runs_out_once_does_not_end_reading_on(
 
     monkeypatch.setattr(continuing, "_follow", follow)
     assert bool(bench.batcher._execution.continuation) is continues
+
+
+def test_a_device_lost_while_reading_on_is_tried_lets_nobody_wait(
+    make_bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def follow(*args: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    bench = make_bench()
+    monkeypatch.setattr(continuing, "_follow", follow)
+    first = bench.occupy()
+    settled = threading.Thread(target=bench.batcher.settle, daemon=True)
+    settled.start()
+    events = BlockingHandle(bench.loaded.card, bench.batcher, Ticket()).generate([Row((3, 4, 5))])
+    told: list[Any] = []
+
+    def read() -> None:
+        with pytest.raises(DeviceLost) as lost:
+            list(events)
+        told.append(lost.value)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    while not bench.batcher.waiting()[0]:
+        threading.Event().wait(0.01)
+    bench.forwards.release()
+    bench.outcome(first)
+    for thread in (reader, settled):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert told
+    with pytest.raises(DeviceLost):
+        bench.submit([9])
 
 
 def test_who_writes_into_its_logits_changes_nobody_elses(bench: Any) -> None:

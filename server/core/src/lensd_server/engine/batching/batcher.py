@@ -299,6 +299,7 @@ class Batcher:
         with self._changed:
             self._closed = self._lost = True
             left = self._queue.clear()
+            self._changed.notify_all()
         self._report_queue()
         for call in {id(row.call): row.call for row in (*rows, *left)}.values():
             call.fail(device_lost(self._device.name))
