@@ -70,14 +70,17 @@ class Standing:
 
 
 async def standing(daemon: Watched, models: Sequence[str]) -> Standing:
-    """Looks once, from outside: the load and model calls, ``/metrics`` and the process."""
+    """Looks once, from outside: the process first, before this look has connections of its own to it that
+    it may be slow to close, then ``/metrics`` and the load and model calls."""
+    pid = daemon.pid
+    held_threads = None if pid is None else threads(pid)
+    files = None if pid is None else open_files(pid)
     scrape = await asyncio.to_thread(daemon.scrape)
     async with AsyncClient(daemon.target, admin_target=daemon.admin or None) as lens:
         load = await lens.load_status()
         listed = len(await lens.analyses()) if daemon.admin else None
         revisions = {name: (await lens.model(name)).revision for name in models}
     held = {what: scrape.total(name) if scrape.has(name) else None for what, name in HELD.items()}
-    pid = daemon.pid
     return Standing(
         held=held,
         analyses=load.analyses,
@@ -86,8 +89,8 @@ async def standing(daemon: Watched, models: Sequence[str]) -> Standing:
         rows=sum(model.queued_rows for model in load.models),
         revisions=revisions,
         tasks=scrape.total(TASKS) if scrape.has(TASKS) else None,
-        threads=None if pid is None else threads(pid),
-        files=None if pid is None else open_files(pid),
+        threads=held_threads,
+        files=files,
         resident=None if pid is None else resident_bytes(pid),
     )
 
@@ -105,7 +108,8 @@ async def settled(daemon: Watched, models: Sequence[str], like: Standing | None 
         steady = steady + 1 if found.idle and not (like and _more(found, like)) else 0
         if steady == _STEADY or time.monotonic() > until:
             return found
-        await asyncio.sleep(0.5)  # longer than the daemon takes to count its tasks anew
+        # longer than the daemon takes to count its tasks anew, and to close what this look opened
+        await asyncio.sleep(0.5)
 
 
 def compare(before: Standing, after: Standing) -> list[Check]:
