@@ -1,4 +1,4 @@
-"""Registers the fixture ``lensd_engine`` with pytest.
+"""Registers the fixture ``lensd_engine`` with pytest, and the option ``--lensd-device``.
 
 pytest imports this module in every run of an environment that has lensd-server, so nothing heavy is
 imported before the fixture is asked for.
@@ -13,12 +13,22 @@ if TYPE_CHECKING:
     from lensd_api.testing import Engine
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option."""
+    parser.getgroup("lensd").addoption(
+        "--lensd-device",
+        default="cpu",
+        metavar="DEVICE",
+        help="where lensd_engine has its tiny models: cpu (the default), cuda or cuda:N",
+    )
+
+
 @pytest.fixture(scope="session")
-def lensd_engine() -> "Iterator[Engine]":
+def lensd_engine(pytestconfig: pytest.Config) -> "Iterator[Engine]":
     """The real engine with tiny real models resident; see :class:`lensd_api.testing.Engine`."""
     from lensd_server.tiny_engine import TinyEngine
 
-    engine = TinyEngine()
+    engine = TinyEngine(device=pytestconfig.getoption("lensd_device"))
     try:
         yield engine
     finally:

@@ -7,9 +7,10 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
+from transformers import PreTrainedModel
 
 from lensd_api import Analyzer, LensdError, ModelCard
 from lensd_api.results import Result
@@ -38,7 +39,7 @@ MODELS = ("llama", "gpt2", "mixtral")
 
 
 class TinyLoader:
-    """Builds the tiny model that a source ``tiny:NAME`` names."""
+    """Builds the tiny model that a source ``tiny:NAME`` names, where its settings want it."""
 
     def __init__(self, cpu_turn: Turn) -> None:
         self._cpu_turn = cpu_turn
@@ -52,8 +53,10 @@ class TinyLoader:
         report("read", 0.4)
         with self._building:
             module = TINY[settings.source.removeprefix("tiny:")]()
-        device = choose_device("cpu", self._cpu_turn)
-        return prepare(name, weights_digest(module), module, tiny_tokenizer, device, report)
+        device = choose_device(settings.device, self._cpu_turn)
+        revision = weights_digest(module)
+        moved = cast("PreTrainedModel", module.to(device.torch))  # pyright: ignore[reportArgumentType]
+        return prepare(name, revision, moved, tiny_tokenizer, device, report)
 
 
 class OneAnalyzer:
@@ -70,7 +73,8 @@ class OneAnalyzer:
 class TinyEngine:
     """An :class:`lensd_api.testing.Engine`: executor, batchers and models as in the daemon.
 
-    What analyses store goes to ``state_dir``, by default a folder that :meth:`close` removes.
+    What analyses store goes to ``state_dir``, by default a folder that :meth:`close` removes. ``device`` is
+    what a model's settings take. Raises LoadFailed when it is not there.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class TinyEngine:
         models: Sequence[str] = MODELS,
         state_dir: Path | None = None,
         limits: LimitSettings | None = None,
+        device: str = "cpu",
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tiny-engine", daemon=True)
@@ -85,7 +90,7 @@ class TinyEngine:
         self._state = tempfile.TemporaryDirectory(prefix="lensd-tiny-")
         turn, limits = Turn(), limits or LimitSettings()
         self._lookup = OneAnalyzer()
-        configured = {name: ModelSettings(source=f"tiny:{name}") for name in models}
+        configured = {name: ModelSettings(source=f"tiny:{name}", device=device) for name in models}
         self.residency = Residency(configured, TinyLoader(turn), limits)
         self.executor = LocalExecutor(
             self._lookup,
