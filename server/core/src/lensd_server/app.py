@@ -1,6 +1,7 @@
 """The composition root: the only module that wires settings, plugins, engine, RPC and telemetry."""
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -70,13 +71,19 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
         print(f"lensd: {failure}", file=sys.stderr)
         return 1
     structlog.get_logger("lensd").info("stopped")
-    _admit_defeat(daemon)
-    return 1 if daemon.defeat else 0
+    if daemon.defeat:
+        _leave_defeated(daemon)
+    return 0
 
 
-def _admit_defeat(daemon: Daemon) -> None:
+def _leave_defeated(daemon: Daemon) -> None:
+    """Ends the process at once: on a broken device, what an interpreter frees at its end would abort it."""
     if daemon.defeat:
         print(f"lensd: stopped because {daemon.defeat}; start it anew", file=sys.stderr)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _keep_audit(path: Path | None, metrics: Metrics) -> None:
@@ -110,8 +117,7 @@ def _end_in_time(daemon: Daemon) -> None:
     patience_s = HELD_END_S if daemon.defeat else END_S
     time.sleep(patience_s)
     structlog.get_logger("lensd").error("a thread does not end; ending the process", seconds=patience_s)
-    _admit_defeat(daemon)
-    os._exit(1)
+    _leave_defeated(daemon)
 
 
 def assemble(settings: Settings) -> Engine:

@@ -66,6 +66,17 @@ def _cuda() -> Finding:
             f"torch cannot be used: {type(error).__name__}: {error}",
             "install a torch build that fits this machine: https://pytorch.org/get-started",
         )
+    if Path("/dev/nvidia0").exists():
+        wanted = (
+            "was built without CUDA" if torch.version.cuda is None else f"needs CUDA {torch.version.cuda}"
+        )
+        return Finding(
+            "CUDA",
+            Verdict.NOTE,
+            f"there is an NVIDIA device, but torch {torch.__version__} cannot use it and {wanted}: models run on "
+            "the CPU",
+            "install a torch build that fits this machine's driver: https://pytorch.org/get-started",
+        )
     return Finding("CUDA", Verdict.NOTE, "no CUDA device: models run on the CPU")
 
 

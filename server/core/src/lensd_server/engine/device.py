@@ -4,20 +4,22 @@ One :class:`Device` per resident model: its element type, its stream, copies bot
 the device says about memory.
 """
 
-import dataclasses
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lensd_api import DeviceLost, DeviceOutOfMemory, LoadFailed
+from lensd_api import DeviceLost, LoadFailed
 from lensd_server.engine import memory
 from lensd_server.engine.batching.turn import Turn
+from lensd_server.engine.device_faults import device_lost, is_beyond_repair, is_out_of_memory, keep
+from lensd_server.engine.host_copies import fetch_from_cpu, fetch_from_gpu
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,6 +29,10 @@ BATCH_TOKENS = {"cpu": (128, 2048), "cuda": (1024, 16384)}
 
 #: Bytes of keys and values that may be kept of a model's rows, or laid out for one batch.
 CACHE_BYTES = {"cpu": 2**29, "cuda": 2**32}
+
+#: What libraries keep of a device's memory for themselves for each model: cuBLAS a workspace for each of the few
+#: threads that compute on its stream.
+LIBRARY_BYTES = {"cpu": 0, "cuda": 2**27}
 
 #: How long callers that were just answered may be waited for, in fixed parts of a forward. Whoever comes back
 #: in time spares one. On the CPU answering takes the very cores that a forward would run on, so a wait costs less.
@@ -43,8 +49,14 @@ class Device:
     def __init__(self, device: torch.device, cpu_turn: Turn | None = None) -> None:
         self.torch = device
         self.turn = cpu_turn if cpu_turn is not None and device.type == "cpu" else Turn()
-        # A stream of its own lets two models share a GPU without waiting for each other.
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        #: Called when something beside a forward has broken the device's context.
+        self.when_lost: Callable[[DeviceLost], None] = lambda _: None
+
+    @cached_property
+    def stream(self) -> "torch.cuda.Stream | None":
+        """One of its own lets two models share a GPU without waiting for each other."""
+        # Made when a model is there to use it: torch has few, and gives them out in turns.
+        return None if self.is_cpu else torch.cuda.Stream(self.torch)
 
     @property
     def name(self) -> str:
@@ -72,6 +84,11 @@ class Device:
         return CACHE_BYTES[self.torch.type]
 
     @property
+    def library_bytes(self) -> int:
+        """What libraries keep for themselves beside a model's own tensors."""
+        return LIBRARY_BYTES[self.torch.type]
+
+    @property
     def longest_wait(self) -> float:
         """How many fixed parts of a forward a batch may wait for callers that were just answered."""
         return WAITS[self.torch.type]
@@ -87,11 +104,40 @@ class Device:
 
     @contextmanager
     def completing(self) -> Iterator[None]:
-        """The same around work of somebody else's, which is complete at its end, not only queued."""
-        with self.entered():
-            yield
-            if self.stream is not None:
-                self.stream.synchronize()
+        """The same around work of somebody else's, which is complete at its end, not only queued.
+
+        Raises DeviceLost when it has broken the device's context."""
+        try:
+            with self.entered():
+                yield
+                if self.stream is not None:
+                    self.stream.synchronize()
+        except BaseException as error:
+            if not self.is_lost(error):
+                raise
+            lost = device_lost(self.name)
+            self.when_lost(lost)
+            raise lost from error
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether ``error`` has broken the device's context for this process; it is kept then.
+
+        Libraries give such a fault names of their own: what the next wait says is what counts."""
+        if self.is_cpu or not isinstance(error, RuntimeError) or is_out_of_memory(error):
+            lost = is_beyond_repair(error)
+        else:
+            lost = is_beyond_repair(error) or self._is_broken()
+        if lost:
+            keep(error)
+        return lost
+
+    def _is_broken(self) -> bool:
+        try:
+            self.synchronize()
+        except RuntimeError as error:
+            keep(error)
+            return True
+        return False
 
     def put(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the device; the copy is queued on the stream, not waited for."""
@@ -103,28 +149,10 @@ class Device:
     def fetch(self, value: Any) -> Any:
         """``value`` with every tensor in it as an ordinary tensor in host memory of its own.
 
-        Looks into lists, tuples, mappings and dataclasses. On a GPU all copies are queued before
-        one wait. Call it outside of inference mode, so that the tensors can be used freely.
+        Looks into lists, tuples, mappings and dataclasses. Call it with the device entered, and outside of
+        inference mode, so that the tensors can be used freely.
         """
-        if self.stream is None:
-            return _replace_tensors(value, _own)
-        staged: list[tuple[Tensor, Tensor]] = []
-
-        def stage(tensor: Tensor) -> Tensor:
-            if tensor.device.type == "cpu":
-                return _own(tensor)
-            target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            target.copy_(tensor, non_blocking=True)
-            staged.append((tensor, target))  # keeps the source until the copy is done
-            return target
-
-        fetched = _replace_tensors(value, stage)
-        done = torch.cuda.Event()
-        done.record(self.stream)
-        done.synchronize()
-        pinned = {id(target) for _, target in staged}
-        # Pinned memory is scarce and results may be kept for long: hand out pageable copies.
-        return _replace_tensors(fetched, lambda t: t.clone() if id(t) in pinned else t)
+        return fetch_from_cpu(value) if self.stream is None else fetch_from_gpu(value)
 
     def used_bytes(self) -> int:
         """Bytes torch has allocated on the device; 0 on the CPU, where it does not say."""
@@ -148,7 +176,7 @@ class Device:
         try:
             torch.cuda.empty_cache()
         except RuntimeError as error:
-            if not is_beyond_repair(error):  # a broken context gives nothing back while the process lives
+            if not self.is_lost(error):  # a broken context gives nothing back while the process lives
                 raise
 
 
@@ -157,6 +185,7 @@ class Devices:
 
     def __init__(self, cpu_turn: Turn | None = None) -> None:
         self._cpu_turn = cpu_turn or Turn()
+        _prepare_cuda()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -187,7 +216,10 @@ class Devices:
         """Bytes that can be allocated now; ``None`` where nobody says."""
         if device == "cpu":
             return memory.available_bytes()
-        return torch.cuda.mem_get_info(torch.device(device))[0]
+        place = torch.device(device)
+        # What torch keeps for later it gives out again, or back to the device where that is needed.
+        kept = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        return torch.cuda.mem_get_info(place)[0] + kept
 
     def used_bytes(self, device: str) -> int:
         """Bytes that this process has on the device, what torch keeps for later included."""
@@ -198,6 +230,21 @@ class Devices:
     @staticmethod
     def _cuda() -> tuple[str, ...]:
         return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+
+
+@cache
+def _prepare_cuda() -> None:
+    """Settings of the process, before anything is on a GPU."""
+    # Batches differ in shape all the time: without this, what one leaves behind fits no other.
+    if not any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        name = "PYTORCH_ALLOC_CONF" if torch.__version__ >= "2.9" else "PYTORCH_CUDA_ALLOC_CONF"
+        os.environ[name] = "expandable_segments:True"
+    # cuDNN's attention makes a plan for each new shape in each thread, which takes longer than the forward, and
+    # keeps them all. The other implementations need none.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    # float32 means float32, in convolutions too; sums of float16 must not overflow on the way.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def choose_device(wanted: str, cpu_turn: Turn | None = None) -> Device:
@@ -234,90 +281,3 @@ def usable_cores() -> int:
 def set_cpu_threads() -> None:
     """Lets one operation use every core there is, and no more: oversubscription halves the speed."""
     torch.set_num_threads(usable_cores())
-
-
-#: What plain runtime errors say: torch's CPU allocator, oneDNN, the CUDA driver and its libraries.
-_OUT_OF_MEMORY = (
-    "DefaultCPUAllocator",
-    "could not create a memory object",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out, on any device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(text in said for text in _OUT_OF_MEMORY)
-
-
-#: What CUDA calls faults after which every call of the process fails: its context is broken.
-_BEYOND_REPAIR = (
-    "illegal memory access",
-    "illegal instruction",
-    "illegal address",
-    "misaligned address",
-    "device-side assert",
-    "unspecified launch failure",
-    "launch timed out",
-    "hardware stack error",
-    "invalid program counter",
-    "uncorrectable",  # ECC, NVLink
-    "has fallen off the bus",
-)
-
-
-def is_beyond_repair(error: BaseException) -> bool:
-    """Whether ``error`` says that the device's context is broken for this process."""
-    said = str(error)
-    return (
-        isinstance(error, RuntimeError) and "CUDA" in said and any(fault in said for fault in _BEYOND_REPAIR)
-    )
-
-
-def device_lost(device: str) -> DeviceLost:
-    """What callers are told then."""
-    return DeviceLost(
-        f"{device} failed in a way that only a new process can mend; the server drains and is started anew",
-        metadata={"device": device},
-        retry_after_s=10.0,
-    )
-
-
-def out_of_memory(device: str, rows: int, tokens: int) -> DeviceOutOfMemory:
-    """What a caller is told when a forward of ``rows`` did not fit."""
-    return DeviceOutOfMemory(
-        f"{device} ran out of memory for {rows} row(s) of {tokens} tokens in all; send shorter rows, "
-        "or ask for fewer positions or layers",
-        metadata={"device": device},
-    )
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """``tensor`` without ties to the batch or the model: neither storage nor inference mode."""
-    return tensor.detach().clone()
-
-
-def _replace_tensors(value: Any, replace: Any) -> Any:
-    match value:
-        case Tensor():
-            return replace(value)
-        case list():
-            return [_replace_tensors(v, replace) for v in cast("list[Any]", value)]
-        case tuple():
-            items = [_replace_tensors(v, replace) for v in cast("tuple[Any, ...]", value)]
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        case dict():
-            return {k: _replace_tensors(v, replace) for k, v in cast("dict[Any, Any]", value).items()}
-        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            changes = {
-                f.name: _replace_tensors(getattr(value, f.name), replace)
-                for f in dataclasses.fields(value)
-                if f.init
-            }
-            return dataclasses.replace(value, **changes)
-        case _:
-            return value

@@ -4,12 +4,24 @@ Their text never reaches a caller, only a random identifier does; the log holds 
 """
 
 import secrets
+import traceback
 
 import structlog
 
 from lensd_api import Internal, PluginFailure
 
 _log = structlog.get_logger("lensd.engine")
+
+
+def let_go(error: BaseException) -> None:
+    """Forgets what the frames of ``error`` and of what led to it hold: the very tensors of a forward, and often in
+    a cycle, so that they would stay on the device until Python looks for those."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 def plugin_failure(error: BaseException, *, analyzer: str, request_id: str = "") -> PluginFailure:

@@ -29,7 +29,7 @@ from lensd_api import (
 from lensd_server.engine.batching.batcher import Batcher
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.channel import Channel
-from lensd_server.engine.device import is_out_of_memory
+from lensd_server.engine.device_faults import is_out_of_memory
 from lensd_server.engine.events import AnalysisRequest
 from lensd_server.engine.faults import plugin_failure
 

@@ -9,7 +9,8 @@ import torch
 
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.turn import Turn
-from lensd_server.engine.device import choose_device, choose_dtype, is_out_of_memory, usable_cores
+from lensd_server.engine.device import choose_device, choose_dtype, usable_cores
+from lensd_server.engine.device_faults import is_out_of_memory
 
 
 class Pair(NamedTuple):

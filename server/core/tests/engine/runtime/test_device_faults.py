@@ -1,14 +1,26 @@
 """A device that runs out of memory fails what did not fit; one that breaks fails everything at once."""
 
 import asyncio
-from collections.abc import Callable
+import gc
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from lensd_api import DeviceLost, DeviceOutOfMemory
-from lensd_server.engine.device import Device, is_beyond_repair
+from lensd_api import (
+    Capture,
+    DeviceLost,
+    DeviceOutOfMemory,
+    LensdError,
+    ModelView,
+    Reduce,
+    Site,
+    Stack,
+)
+from lensd_server.engine.device import Device
+from lensd_server.engine.device_faults import is_beyond_repair
 from lensd_server.engine.events import ModelState
 from server.core.tests.engine.runtime.bounded import Bounded
 
@@ -120,3 +132,82 @@ async def test_a_device_that_breaks_during_a_load_is_told_too() -> None:
         await bounded.use("a")
     await asyncio.to_thread(bounded.close)
     assert told == ["cpu failed while model a was loaded"]
+
+
+class Watched:
+    """Notes which captures are still held."""
+
+    def __init__(self) -> None:
+        self.seen: list[weakref.ref[torch.Tensor]] = []
+
+    def note(self, stack: Stack) -> torch.Tensor:
+        residual = stack.values[Site.FINAL_RESIDUAL]
+        self.seen.append(weakref.ref(residual))
+        return residual
+
+    @property
+    def held(self) -> int:
+        return sum(one() is not None for one in self.seen)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), LensdError("no"), torch.OutOfMemoryError("CUDA out of memory")]
+)
+def test_a_reduce_that_fails_leaves_nothing_on_the_device(bench: Any, error: Exception) -> None:
+    watched = Watched()
+
+    def failing(stack: Stack, view: ModelView) -> Sequence[Any]:
+        watched.note(stack)
+        raise error
+
+    gc.collect()
+    gc.disable()  # a GPU's memory must not wait for it
+    try:
+        capture = Capture(frozenset({Site.FINAL_RESIDUAL}), reduce=Reduce(failing))
+        calls = [bench.outcome(bench.submit([token, 3], capture=capture)) for token in (4, 5)]
+        bench.outcome(bench.submit([9]))
+        assert all(call.error is not None for call in calls)
+        assert watched.held == 0
+    finally:
+        gc.enable()
+
+
+def test_a_forward_that_fails_leaves_nothing_on_the_device(bench: Any) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def raising(rows: list[tuple[int, ...]]) -> Exception | None:
+        local = torch.zeros(1000)
+        held.append(weakref.ref(local))
+        raise ValueError
+
+    gc.collect()
+    gc.disable()
+    try:
+        bench.forwards.fault = raising
+        call = bench.outcome(bench.submit([4, 5]))
+        bench.forwards.fault = lambda rows: None
+        bench.outcome(bench.submit([9]))
+        assert call.error is not None
+        assert [one() for one in held] == [None]
+    finally:
+        gc.enable()
+
+
+def test_what_did_not_fit_with_others_has_their_memory_when_it_is_tried_again(bench: Any) -> None:
+    watched, held = Watched(), list[int]()
+
+    def large(stack: Stack, view: ModelView) -> Sequence[Any]:
+        held.append(watched.held)
+        residual = watched.note(stack)
+        if len(stack) > 1 or len(held) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [residual[stack.slice_of(row)].clone() for row in range(len(stack))]
+
+    occupied = bench.occupy()
+    capture = Capture(frozenset({Site.FINAL_RESIDUAL}), reduce=Reduce(large))
+    futures = [bench.submit([token, 3], capture=capture) for token in (4, 5, 6, 7)]
+    bench.forwards.release()
+    bench.outcome(occupied)
+    assert [bench.outcome(future).error for future in futures] == [None] * 4
+    assert held == [0] * len(held)
+    assert len(held) > 4

@@ -27,7 +27,7 @@ PATIENCE_S = 60
 class PretendedGpu(Device):
     """The CPU under another name, with a turn of its own; counts how often memory was given back."""
 
-    name, is_cpu = GPU, False
+    name, is_cpu, stream = GPU, False, None
 
     def __init__(self) -> None:
         super().__init__(torch.device("cpu"))

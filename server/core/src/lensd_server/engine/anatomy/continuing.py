@@ -16,7 +16,7 @@ from lensd_server.engine.anatomy.past import LaneCache, Past
 from lensd_server.engine.anatomy.probe import probe_tokens
 from lensd_server.engine.anatomy.skeleton import rows_of
 from lensd_server.engine.anatomy.structure import Structure
-from lensd_server.engine.device import is_beyond_repair, is_out_of_memory
+from lensd_server.engine.device_faults import is_beyond_repair, is_out_of_memory
 
 #: Past and new tokens of the lanes that are tried together.
 _SPLITS = ((7, 5), (3, 2), (0, 4))

@@ -74,13 +74,14 @@ def pad(steps: Sequence[Step], cache: LaneCache | None = None) -> Inputs:
     """
     lengths = tuple(map(len, steps))
     width, offset = max(lengths), 0 if cache is None else cache.offset
-    input_ids = torch.zeros(len(steps), width, dtype=torch.long)
-    mask = torch.zeros(len(steps), offset + width, dtype=torch.long)
-    for i, step in enumerate(steps):
-        row = step.row
-        input_ids[i, : lengths[i]] = torch.tensor(row.tokens[step.start : step.stop])
-        seen = 1 if row.attention_mask is None else torch.tensor(row.attention_mask[: step.stop])
-        mask[i, offset - step.start : offset + lengths[i]] = seen
+    tokens, masks = list[Sequence[int]](), list[Sequence[int]]()
+    for step, length in zip(steps, lengths, strict=True):
+        row, after = step.row, (0,) * (width - length)
+        seen = (1,) * step.stop if row.attention_mask is None else row.attention_mask[: step.stop]
+        tokens.append((*row.tokens[step.start : step.stop], *after))
+        masks.append((*(0,) * (offset - step.start), *seen, *after))
+    # One tensor of all rows: one for each took longer than the forward of a small model.
+    input_ids, mask = torch.tensor(tokens), torch.tensor(masks)
     # A model left to itself may count positions from the mask (OPT): say them whenever a row is special.
     plain = all(step.row.attention_mask is None and step.row.position_ids is None for step in steps)
     position_ids = None

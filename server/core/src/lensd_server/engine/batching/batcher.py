@@ -33,7 +33,8 @@ from lensd_server.engine.batching.pace import Pace
 from lensd_server.engine.batching.queue import BatchLimits, RowQueue, is_interactive
 from lensd_server.engine.batching.sharing import share
 from lensd_server.engine.batching.ticket import Ticket
-from lensd_server.engine.device import Device, device_lost
+from lensd_server.engine.device import Device
+from lensd_server.engine.device_faults import device_lost
 from lensd_server.engine.events import caller_of
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.observers import BatchRecord, Observers

@@ -4,7 +4,6 @@ Invariant: every row is answered or its call fails, whatever happens to its neig
 narrowed down to the call that is to blame for it.
 """
 
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,14 +21,9 @@ from lensd_server.engine.batching.progress import Batch
 from lensd_server.engine.batching.stepping import SPARE
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.weights import WeightsChanged, WriteCount
-from lensd_server.engine.device import (
-    Device,
-    device_lost,
-    is_beyond_repair,
-    is_out_of_memory,
-    out_of_memory,
-)
-from lensd_server.engine.faults import internal_failure, plugin_failure
+from lensd_server.engine.device import Device
+from lensd_server.engine.device_faults import device_lost, is_out_of_memory, out_of_memory
+from lensd_server.engine.faults import internal_failure, let_go, plugin_failure
 
 RunBatch = Callable[..., list[dict[Site, Tensor]]]
 
@@ -72,8 +66,8 @@ class BatchExecution:
             return check_continuation(self._model.structure)
         except Exception as error:  # a bug of ours, or the device
             self._check_device(error)
+            let_go(error)
             if again and is_out_of_memory(error):
-                traceback.clear_frames(error.__traceback__)
                 self._device.release()
                 return self._try_to_continue(again=False)
             internal_failure(error, f"trying whether model {self._name} can read on")  # for the log
@@ -105,7 +99,10 @@ class BatchExecution:
         batch.account(self._clock() - started)
         self._when_read(rows)
         batch.answer(fetched)
-        for members, error in batch.failed:
+        failed = batch.failed
+        # What was captured for all of them must not be held while some are tried again.
+        del batch, fetched
+        for members, error in failed:
             self._blame(members, error, alone=len(rows) == 1)
 
     def _read(self, batch: Batch) -> None:
@@ -182,9 +179,8 @@ class BatchExecution:
     def _narrow(self, rows: Sequence[QueuedRow], fault: BaseException, *, exhausted: bool) -> None:
         """A forward failed as a whole: try its halves, so that only the row that is to blame fails."""
         self._check_device(fault)
+        let_go(fault)
         if exhausted:
-            # The traceback's frames hold the very tensors that did not fit.
-            traceback.clear_frames(fault.__traceback__)
             self._device.release()
         if len(rows) > 1:
             middle = len(rows) // 2
@@ -205,12 +201,13 @@ class BatchExecution:
 
     def _check_device(self, fault: BaseException) -> None:
         """Raises DeviceLost when trying again cannot help anybody."""
-        if is_beyond_repair(fault):
+        if self._device.is_lost(fault):
             raise device_lost(self._device.name) from fault
 
     def _blame(self, members: Sequence[QueuedRow], error: BaseException, *, alone: bool) -> None:
         """A reduce failed: fail the call it belongs to, which needs another try if there are several."""
         self._check_device(error)
+        let_go(error)
         if is_out_of_memory(error):
             if alone:
                 members[0].call.fail(out_of_memory(self._device.name, 1, members[0].length))

@@ -14,7 +14,8 @@ import structlog
 
 from lensd_api import DeviceLost, Draining, LensdError, LoadFailed
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
-from lensd_server.engine.device import Device, device_lost, is_beyond_repair, is_out_of_memory
+from lensd_server.engine.device import Device
+from lensd_server.engine.device_faults import device_lost, is_beyond_repair, is_out_of_memory, keep
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.models.claims import Claim
@@ -201,13 +202,14 @@ class Loads:
             max_cache_bytes=max_cache_bytes,
             longest_wait_s=loaded.device.longest_wait * loaded.price.seconds(1),
         )
+        loaded.device.when_lost = lambda lost: self._lose(slot, lost)
         return Batcher(
             slot.name,
             loaded.model,
             loaded.device,
             limits,
             observers=self._observers,
-            when_lost=lambda lost: self._lose(slot, lost),
+            when_lost=loaded.device.when_lost,
             when_damaged=lambda damage: self._spoil(slot, damage.metadata["analyzer"]),
         )
 
@@ -276,7 +278,8 @@ class Loads:
         with self._shelf.changed:
             reservation, slot.reservation = slot.reservation, None
         if reservation is not None:
-            self._devices.open(reservation.device).release()
+            if not isinstance(error, DeviceLost):  # nothing can be given back to it
+                self._devices.open(reservation.device).release()
             reservation.end()
         with self._shelf.changed:
             slot.stage, slot.detail = "", ""
@@ -339,6 +342,7 @@ def _explain(slot: Slot, fault: BaseException) -> LensdError:
     if isinstance(fault, LensdError):
         return again(fault)
     if is_beyond_repair(fault):
+        keep(fault)
         return device_lost("the device" if slot.reservation is None else slot.reservation.device)
     if is_out_of_memory(fault):
         device = "the device" if slot.reservation is None else slot.reservation.device

@@ -70,12 +70,14 @@ class WorkingMemory:
     def bytes_for(self, model: InspectedModel, device: Device, revision: str, batch_tokens: int) -> int:
         """What a batch of ``batch_tokens`` needs: it grows with the tokens, so one row is enough to know."""
         length = min(LENGTH, model.anatomy.context_length)
-        return round(self._of_one(model, device, revision, length) * max(1.0, batch_tokens / length))
+        batch = self._of_one(model, device, revision, length) * max(1.0, batch_tokens / length)
+        return round(batch) + device.library_bytes
 
     def _of_one(self, model: InspectedModel, device: Device, revision: str, length: int) -> int:
         if self._folder is None:
             return measure(model, device, length)
-        memo = self._folder / f"{revision}-{model.module.dtype}-{length}.json"
+        where = "" if device.is_cpu else "-cuda"
+        memo = self._folder / f"{revision}-{model.module.dtype}-{length}{where}.json"
         known = _read(memo)
         if known is None:
             known = measure(model, device, length)
