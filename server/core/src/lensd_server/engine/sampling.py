@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lensd_api import ModelView, Site, Stack
-from lensd_server.engine.logprobs import CHUNK
+from lensd_server.engine.logprobs import positions_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,9 @@ def choose_tokens(stack: Stack, view: ModelView) -> Sequence[Choice]:
     """One token a row, after its only position; ``args`` are :class:`Draw`."""
     residual = stack.values[Site.FINAL_RESIDUAL]
     parts: list[Tensor] = []
-    for start in range(0, len(stack), CHUNK):
-        own = slice(start, start + CHUNK)
+    size = positions_at_once(view, residual.device)
+    for start in range(0, len(stack), size):
+        own = slice(start, start + size)
         logits = view.logits(residual[own]).float()
         tokens = pick(logits, stack.args[own])
         chosen = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
