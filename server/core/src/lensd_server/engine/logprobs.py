@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lensd_api import Capture, ModelView, Reduce, Row, Site, Stack, TokenStatistics
+from lensd_server.engine.numbers import numbers_on
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ def _predictions_of(row: Row, reduce: Reduce[T]) -> Capture[T]:
 def _chunks(stack: Stack, view: ModelView) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits [n, vocab] in fp32 and the tokens [n] that follow, some positions at a time."""
     residual = stack.values[Site.FINAL_RESIDUAL]
-    following = torch.tensor([t for tokens in stack.tokens for t in tokens[1:]], device=residual.device)
+    following = numbers_on(residual.device, [t for tokens in stack.tokens for t in tokens[1:]])
     size = positions_at_once(view, residual.device)
     for start in range(0, len(following), size):
         part = slice(start, start + size)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lensd_api import ModelView, Site, Stack
 from lensd_server.engine.logprobs import positions_at_once
+from lensd_server.engine.numbers import numbers_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def pick(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     if not sampled:
         return tokens
     own = [draws[i] for i in sampled]
-    rows = torch.tensor(sampled, device=logits.device)
+    rows = numbers_on(logits.device, sampled)
     scaled = logits[rows].double() / _column([draw.temperature for draw in own], logits)
     if any(draw.top_k or draw.top_p < 1.0 for draw in own):
         scaled = scaled.masked_fill(scaled < _least(scaled, own), float("-inf"))
@@ -65,7 +66,7 @@ def _least(scaled: Tensor, draws: Sequence[Draw]) -> Tensor:
     """[n, 1] the smallest logit that may be drawn."""
     vocab = scaled.shape[-1]
     ranked = scaled.sort(-1, descending=True).values
-    wide = torch.tensor([min(draw.top_k or vocab, vocab) for draw in draws], device=scaled.device)
+    wide = numbers_on(scaled.device, [min(draw.top_k or vocab, vocab) for draw in draws])
     rank = torch.arange(vocab, device=scaled.device)
     ranked = ranked.masked_fill(rank >= wide[:, None], float("-inf"))
     likely = ranked.softmax(-1)
@@ -77,4 +78,4 @@ def _least(scaled: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]
+    return numbers_on(like.device, values, torch.float64)[:, None]
