@@ -65,8 +65,9 @@ def token_numbers(stack: Stack, view: ModelView) -> Sequence[Tensor]:
             for tokens, asked in zip(stack.tokens, stack.positions, strict=True)
             for position in asked
         ],
-        device=residual.device,
-    )
+        # From pinned memory, where a GPU does not wait for the forward before it copies.
+        pin_memory=residual.is_cuda,
+    ).to(residual.device, non_blocking=True)
     found = torch.empty(len(following), 3, dtype=torch.float32, device=residual.device)
     rows = positions_at_once(view.anatomy.vocab_size, residual.device)
     for start in range(0, len(following), rows):
