@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from lensd_api import InvalidParams, InvalidTensor
+from lensd_api import InvalidParams, InvalidTensor, Unit
 from lensd_dla import DlaParams
 from lensd_dla.items import Item, RefusedItem, read_items
 from lensd_dla.readout import resolve_readout, resolve_token
-from plugins.dla.tests.tiny_card import TinyCard
+from plugins.dla.tests.tiny_card import TinyCard, anatomy
 
 CARD = TinyCard()
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -84,6 +84,15 @@ def test_a_target_of_one_token_is_its_id() -> None:
 def test_a_target_beyond_the_vocabulary_is_refused(field: str) -> None:
     with pytest.raises(InvalidParams, match="384") as refused:
         resolve_readout(DlaParams.parse({"prompt": "a", field: 384}), CARD, {})
+    assert [v.field for v in refused.value.violations] == [field]
+
+
+@pytest.mark.parametrize("field", ["target", "contrast"])
+def test_a_text_whose_token_only_the_tokenizer_knows_is_refused(field: str) -> None:
+    token = resolve_token(" Mary", CARD, "target")
+    smaller = TinyCard(anatomy(frozenset(Unit), vocab_size=token))
+    with pytest.raises(InvalidParams, match=f"token id {token} is out of range") as refused:
+        resolve_readout(DlaParams.parse({"prompt": "a", field: " Mary"}), smaller, {})
     assert [v.field for v in refused.value.violations] == [field]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lensd_api import Site, Stack
 from lensd_shop_r1 import certainty
-from lensd_shop_r1.certainty import TokenNumbers, token_numbers
+from lensd_shop_r1.certainty import TokenNumbers, positions_at_once, token_numbers
 
 MODES = ("kl_u_p", "kl_p_u", "as_printed")
 
@@ -76,6 +76,12 @@ def test_a_sure_prediction_is_as_certain_as_can_be() -> None:
     found = numbers(logits, (7,))
     assert float(found.certainty("kl_p_u", 384)) == pytest.approx(log(384))
     assert float(found.chosen) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("size", "positions"), [(152_064, 441), (10**6, 128)])
+def test_a_gpu_takes_more_positions_at_once(size: int, positions: int) -> None:
+    assert positions_at_once(size, torch.device("cuda")) == positions
+    assert positions_at_once(size, torch.device("cpu")) == 24 * 2**20 // (4 * size)
 
 
 def test_rows_of_a_batch_keep_their_own_tokens_and_blocks_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lensd_api import AnalysisError
-from lensd_vsa_probe.pooling import cluster, pool
+from lensd_vsa_probe.pooling import LOOK_EVERY, cluster, pool
 from lensd_vsa_probe.states import check_finite
 
 
@@ -42,6 +42,13 @@ def test_each_document_is_clustered_as_if_it_were_alone() -> None:
             atol=1e-5,
         )
         assert torch.equal(together[document], cluster(points[document : document + 1], 5, 3)[0])
+
+
+def test_rounds_after_all_have_settled_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(7, 16, 8, generator=torch.Generator().manual_seed(0))
+    at_once = cluster(points, 5, 3)
+    monkeypatch.setitem(LOOK_EVERY, "cpu", 8)
+    assert torch.equal(cluster(points, 5, 3), at_once)
 
 
 def test_points_that_coincide_leave_no_nan() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lensd_api.testing import Engine, Job
+from lensd_server.engine.models.tokens import Tokens
 from lensd_server.tiny_engine import TinyEngine
 from lensd_vsa_probe import VsaFit, VsaProbe
 from lensd_vsa_probe.pooling import pool
@@ -60,6 +61,21 @@ def test_another_models_artifact_is_neither_read_nor_fitted_on(engine: TinyEngin
     refused = fit(engine, OTHER, artifact="next", analogies=None, corpus="own")
     assert refused.reason == "ARTIFACT_OF_ANOTHER_MODEL"
     assert stored(tmp_path) == {"own"}
+
+
+def test_a_concept_whose_token_only_the_tokenizer_knows_is_refused(
+    engine: TinyEngine, tmp_path: Path, monkeypatch: Any
+) -> None:
+    encode = Tokens.encode
+
+    def beyond(tokens: Tokens, text: str, **how: Any) -> tuple[int, ...]:
+        return (384,) if text == " calf" else encode(tokens, text, **how)
+
+    monkeypatch.setattr(Tokens, "encode", beyond)
+    refused = fit(engine)
+    assert "'calf' begins with token 384, but the model's vocabulary has 384" in refused.message
+    assert [violation.field for violation in refused.violations] == ["analogies"]
+    assert stored(tmp_path) == set()
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lensd_api import Site
 from lensd_dla.pullback import FrozenWrite, freeze_write, widen
-from lensd_dla.scene import Quantities, Scene, stack_layers
+from lensd_dla.scene import Quantities, Scene, places_by_layer, stack_layers
+from lensd_dla.upload import upload
 
 
 def split_heads(scene: Scene) -> Quantities:
@@ -21,7 +22,7 @@ def split_heads(scene: Scene) -> Quantities:
     bias_effects: list[Tensor | None] = []
     for number in range(len(scene.stack.layers)):
         inputs, write = _frozen(scene, number)
-        heads.append(_project(write, inputs))
+        heads.append((_pulled(write, inputs) * inputs).sum(-1))
         biases.append(write.bias)
         if scene.direct_effect:
             head_effects.append(scene.read.effects(write.written(_raw_writes(write, inputs))))
@@ -46,7 +47,11 @@ def split_sources(scene: Scene) -> tuple[Quantities, list[Tensor]]:
     position itself, where attention cannot look, are -1.
     """
     found = split_heads(scene)
-    rows: list[Tensor] = [_by_source(scene, row) for row in range(len(scene.stack))]
+    frozen = [_frozen(scene, number) for number in range(len(scene.stack.layers))]
+    pulled = torch.stack([_pulled(write, inputs) for inputs, write in frozen], 1)
+    rows: list[Tensor] = [
+        _by_source(scene, row, pulled[scene.stack.slice_of(row)]) for row in range(len(scene.stack))
+    ]
     chosen = [_largest(scene, row, sources) for row, sources in enumerate(rows)]
     found["source"] = torch.cat([values for values, _ in chosen])
     found["source_place"] = torch.cat([place for _, place in chosen])
@@ -63,9 +68,11 @@ def _frozen(scene: Scene, number: int) -> tuple[Float[Tensor, "pos head head_dim
     return inputs, freeze_write(scene.read, write, inputs.flatten(1))
 
 
-def _project(write: FrozenWrite, inputs: Float[Tensor, "pos head head_dim"]) -> Float[Tensor, "pos head"]:
-    pulled = write.pulled @ widen(write.write.weight).T
-    return (pulled.view(inputs.shape) * inputs).sum(-1)
+def _pulled(
+    write: FrozenWrite, inputs: Float[Tensor, "pos head head_dim"]
+) -> Float[Tensor, "pos head head_dim"]:
+    """The direction as each head's input sees it."""
+    return (write.pulled @ widen(write.write.weight).T).view(inputs.shape)
 
 
 def _raw_writes(
@@ -75,23 +82,19 @@ def _raw_writes(
     return torch.einsum("phe,hed->phd", widen(inputs), weight.view(*inputs.shape[1:], -1))
 
 
-def _by_source(scene: Scene, row: int) -> Float[Tensor, "pos layer head src"]:
+def _by_source(
+    scene: Scene, row: int, pulled: Float[Tensor, "pos layer head head_dim"]
+) -> Float[Tensor, "pos layer head src"]:
     here, there = scene.stack.slice_of(row), scene.stack.src_slice_of(row)
-    positions = torch.arange(here.start, here.stop, device=scene.read.pulled.device)
-    layers: list[Tensor] = []
-    for number in range(len(scene.stack.layers)):
-        inputs, write = _frozen(scene, number)
-        values = widen(scene.stack.values[Site.VALUES][there, number])
-        pulled = (write.at(positions).pulled @ widen(write.write.weight).T).view(-1, *inputs.shape[1:])
-        attention = scene.stack.values[Site.ATTENTION][here, number, :, : len(values)]
-        layers.append(torch.einsum("phe,she->phs", pulled, values) * attention)
-    return torch.stack(layers, 1)
+    values = widen(scene.stack.values[Site.VALUES][there])
+    attention = scene.stack.values[Site.ATTENTION][here, ..., : len(values)]
+    return torch.einsum("plhe,slhe->plhs", pulled, values) * attention
 
 
 def _largest(scene: Scene, row: int, sources: Float[Tensor, "pos layer head src"]) -> tuple[Tensor, Tensor]:
     """The ``top_k`` of each position by magnitude, and where they are; short rows are filled up."""
     _, layers, heads, length = sources.shape
-    positions = torch.tensor(scene.stack.positions[row], device=sources.device)
+    positions = upload(scene.stack.positions[row], sources.device)
     seen = torch.arange(length, device=sources.device) <= positions[:, None]
     magnitude = sources.abs().masked_fill(~seen[:, None, None], -1.0).flatten(1)
     count = min(scene.top_k, layers * heads * length)
@@ -109,19 +112,14 @@ def _largest(scene: Scene, row: int, sources: Float[Tensor, "pos layer head src"
 
 def _source_effects(scene: Scene, place: Tensor) -> Float[Tensor, "pos k"]:
     effects = torch.zeros(place.shape[:2], device=place.device, dtype=scene.read.pulled.dtype)
-    owner = torch.cat([torch.full((len(p),), row) for row, p in enumerate(scene.stack.positions)]).to(
-        place.device
+    begins = [scene.stack.src_slice_of(row).start for row in range(len(scene.stack))]
+    starts = upload(
+        [start for start, own in zip(begins, scene.stack.positions, strict=True) for _ in own], place.device
     )
-    starts = torch.tensor(
-        [scene.stack.src_slice_of(row).start for row in range(len(scene.stack))], device=place.device
-    )
-    for number in range(len(scene.stack.layers)):
-        pos, k = torch.nonzero(place[..., 0] == number, as_tuple=True)
-        if not len(pos):
-            continue
+    for number, pos, k in places_by_layer(place):
         inputs, write = _frozen(scene, number)
         head, src = place[pos, k, 1], place[pos, k, 2]
-        values = scene.stack.values[Site.VALUES][starts[owner[pos]] + src, number, head]
+        values = scene.stack.values[Site.VALUES][starts[pos] + src, number, head]
         weights = scene.stack.values[Site.ATTENTION][pos, number, head, src]
         # One head's slot of an otherwise empty input: the projection's weight is never copied.
         alone = torch.zeros(len(pos), *inputs.shape[1:], device=place.device, dtype=effects.dtype)

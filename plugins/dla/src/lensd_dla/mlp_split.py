@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lensd_api import Site
 from lensd_dla.pullback import FrozenWrite, freeze_write, widen
-from lensd_dla.scene import Quantities, Scene, stack_layers
+from lensd_dla.scene import Quantities, Scene, places_by_layer, stack_layers
 
 
 def split_neurons(scene: Scene) -> Quantities:
@@ -67,12 +67,12 @@ def _effects(scene: Scene, place: Tensor) -> Quantities:
     effects = torch.zeros(place.shape[:2], device=place.device, dtype=scene.read.pulled.dtype)
     biases: list[Tensor | None] = []
     for number in range(len(scene.stack.layers)):
-        inputs, write = _frozen(scene, number)
+        _, write = _frozen(scene, number)
         biased = None if write.bias is None else scene.read.effects(write.bias_written())[:, 0]
         biases.append(biased)
-        pos, k = torch.nonzero(place[..., 0] == number, as_tuple=True)
-        if len(pos):
-            neuron = place[pos, k, 1]
-            raw = widen(write.write.weight)[neuron] * inputs[pos, neuron][:, None]
-            effects[pos, k] = scene.read.at(pos).effects(write.at(pos).written(raw[:, None]))[:, 0]
+    for number, pos, k in places_by_layer(place):
+        inputs, write = _frozen(scene, number)
+        neuron = place[pos, k, 1]
+        raw = widen(write.write.weight)[neuron] * inputs[pos, neuron][:, None]
+        effects[pos, k] = scene.read.at(pos).effects(write.at(pos).written(raw[:, None]))[:, 0]
     return {"neuron:effect": effects} | stack_layers("mlp_bias:effect", biases)

@@ -47,14 +47,10 @@ def resolve_readout(params: DlaParams, card: ModelCard, tensors: Mapping[str, Te
 def resolve_token(token: str | int, card: ModelCard, field: str) -> int:
     """The id of ``token``, which must be a single one. Raises InvalidParams naming ``field``."""
     if isinstance(token, int):
-        if token >= card.anatomy.vocab_size:
-            raise InvalidParams.field(
-                field, f"token id {token} is out of range: the vocabulary has {card.anatomy.vocab_size}"
-            )
-        return token
+        return _in_vocabulary(token, card, field)
     pieces = card.encode(token, special_tokens=False, field=field)
     if len(pieces) == 1:
-        return pieces[0]
+        return _in_vocabulary(pieces[0], card, field)
     listed = ", ".join(f"{card.token_text(piece)!r} ({piece})" for piece in pieces[:16])
     hint = ""
     if not token.startswith(" ") and len(card.encode(" " + token, special_tokens=False, field=field)) == 1:
@@ -64,6 +60,15 @@ def resolve_token(token: str | int, card: ModelCard, field: str) -> int:
         f"{token!r} is {len(pieces)} tokens: {listed}; give one of them, or its id{hint}",
         reason="TARGET_NOT_ONE_TOKEN",
     )
+
+
+def _in_vocabulary(token: int, card: ModelCard, field: str) -> int:
+    # A tokenizer may know more tokens than the model.
+    if token >= card.anatomy.vocab_size:
+        raise InvalidParams.field(
+            field, f"token id {token} is out of range: the vocabulary has {card.anatomy.vocab_size}"
+        )
+    return token
 
 
 def _direction(name: str, d_model: int, tensors: Mapping[str, Tensor]) -> Tensor:

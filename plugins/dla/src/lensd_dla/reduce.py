@@ -18,6 +18,7 @@ from lensd_dla.pullback import freeze_read, widen
 from lensd_dla.reading import Reading, pack
 from lensd_dla.readout import ReadOut
 from lensd_dla.scene import Quantities, Scene
+from lensd_dla.upload import upload
 
 _NONE = -1
 
@@ -142,11 +143,11 @@ def _tokens(stack: Stack, read_outs: Sequence[ReadOut]) -> tuple[Tensor, Tensor]
         chosen += target if isinstance(target, tuple) else [_NONE if target is None else target] * count
         contrasts += [_NONE if read_out.contrast is None else read_out.contrast] * count
         default += [target is None and read_out.direction is None] * count
-    targets = torch.tensor(chosen, device=device)
+    targets = upload(chosen, device)
     if any(default):
         top = stack.values[Site.RAW_LOGITS].argmax(-1)
-        targets = torch.where(torch.tensor(default, device=device), top, targets)
-    return targets, torch.tensor(contrasts, device=device)
+        targets = torch.where(upload(default, device), top, targets)
+    return targets, upload(contrasts, device)
 
 
 def _directions(
@@ -158,7 +159,7 @@ def _directions(
     direction = direction - contrast * (contrasts != _NONE)[:, None]
     for row, read_out in enumerate(stack.args):
         if read_out.direction is not None:
-            direction[stack.slice_of(row)] = read_out.direction.to(direction)
+            direction[stack.slice_of(row)] = upload(read_out.direction, direction.device)
     return direction
 
 

@@ -1,14 +1,15 @@
 """What every split of a block works on: captures, weights and the frozen read-out of one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lensd_api import ModelView, Site, Stack
 from lensd_dla.pullback import FrozenRead, widen
+from lensd_dla.upload import upload
 
 #: Named numbers of a batch, each [pos, ...]; ``name:effect`` is the direct effect beside ``name``.
 Quantities = dict[str, Tensor]
@@ -37,3 +38,15 @@ def stack_layers(name: str, layers: Sequence[Tensor | None]) -> Quantities:
         return {}
     zero = torch.zeros_like(present[0])
     return {name: torch.stack([zero if layer is None else layer for layer in layers], 1)}
+
+
+def places_by_layer(place: Int64[Tensor, "pos k place"]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Layers named first in ``place``, each with the positions and ranks [n] at which it is named.
+
+    Found on the host: one wait for the device, where looking for each layer there would take as many.
+    """
+    layers = place[..., 0].cpu()
+    for number in range(int(layers.max()) + 1):
+        pos, k = torch.nonzero(layers == number, as_tuple=True)
+        if len(pos):
+            yield number, upload(pos, place.device), upload(k, place.device)

@@ -25,6 +25,10 @@ from lensd_shop_r1.params import SelfCertainty
 #: Vocabulary-wide logits that exist at once, in bytes of fp32. Two more such blocks are worked in.
 BLOCK_BYTES = 24 * 2**20
 
+#: The same on a GPU, where every block reads the whole output head again, and the fewest positions of one.
+#: No estimate counts it: a GPU has the room, and batches are reduced one after another.
+GPU_BLOCK_BYTES, GPU_BLOCK_POSITIONS = 256 * 2**20, 128
+
 
 @dataclass(frozen=True, slots=True)
 class TokenNumbers:
@@ -61,14 +65,22 @@ def token_numbers(stack: Stack, view: ModelView) -> Sequence[Tensor]:
             for tokens, asked in zip(stack.tokens, stack.positions, strict=True)
             for position in asked
         ],
-        device=residual.device,
-    )
+        # From pinned memory, where a GPU does not wait for the forward before it copies.
+        pin_memory=residual.is_cuda,
+    ).to(residual.device, non_blocking=True)
     found = torch.empty(len(following), 3, dtype=torch.float32, device=residual.device)
-    rows = max(1, BLOCK_BYTES // (4 * view.anatomy.vocab_size))
+    rows = positions_at_once(view.anatomy.vocab_size, residual.device)
     for start in range(0, len(following), rows):
         part = slice(start, start + rows)
         found[part] = _numbers(view.logits(residual[part]), following[part])
     return [found[stack.slice_of(row)] for row in range(len(stack))]
+
+
+def positions_at_once(vocab_size: int, device: torch.device) -> int:
+    """Positions in a block of logits on ``device``."""
+    if device.type == "cpu":
+        return max(1, BLOCK_BYTES // (4 * vocab_size))
+    return max(GPU_BLOCK_POSITIONS, GPU_BLOCK_BYTES // (4 * vocab_size))
 
 
 def _numbers(logits: Float[Tensor, "pos vocab"], following: Tensor) -> Float[Tensor, "pos 3"]:

@@ -6,14 +6,14 @@ again by an identical one.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lensd_api import ArtifactInfo, Context, Result, Table, TooLarge, Workspace
+from lensd_api import ArtifactInfo, Context, InvalidParams, ModelCard, Result, Table, TooLarge, Workspace
 from lensd_vsa_probe.algebra import bipolar
 from lensd_vsa_probe.codebook import Codebook
 from lensd_vsa_probe.corpus import Corpus, concept, fill
@@ -61,9 +61,7 @@ class Fitting:
         self._layers = layers
         self._spellings = corpus.spellings()
         model = ctx.model
-        self._first = {
-            word: model.encode(f" {word}", special_tokens=False)[0] for word in self._spellings.values()
-        }
+        self._first = first_tokens(self._spellings.values(), model, params.corpus_field)
         self._spec = ReadingSpec(
             params.pooling, params.k, params.seed, tuple(sorted(set(self._first.values())))
         )
@@ -221,6 +219,20 @@ def _decode(encoder: Encoder, states: Tensor) -> Tensor:
     """Bipolar hypervectors [n, dim] of standardised ``states`` [n, p]."""
     with torch.no_grad():
         return bipolar(encoder(states))
+
+
+def first_tokens(words: Iterable[str], card: ModelCard, field: str) -> dict[str, int]:
+    """The first token of each of ``words`` inside a text. Raises InvalidParams naming ``field``."""
+    found: dict[str, int] = {}
+    for word in words:
+        token = card.encode(f" {word}", special_tokens=False, field=field)[0]
+        if token >= card.anatomy.vocab_size:  # a tokenizer may know more tokens than the model
+            raise InvalidParams.field(
+                field,
+                f"{word!r} begins with token {token}, but the model's vocabulary has {card.anatomy.vocab_size}",
+            )
+        found[word] = token
+    return found
 
 
 def other_wording(params: FitParams, corpus: Corpus) -> list[str]:

@@ -125,9 +125,17 @@ class FitParams(BaseParams):
         description="Answer with the stored probe if it was fitted on this model with these parameters.",
     )
 
+    @property
+    def corpus_field(self) -> str:
+        """The field that the corpus comes from."""
+        return self._corpus_fields()[0]
+
+    def _corpus_fields(self) -> list[str]:
+        return [name for name in ("analogies", "texts", "corpus") if getattr(self, name) is not None]
+
     @model_validator(mode="after")
     def _one_corpus(self) -> Self:
-        given = [name for name in ("analogies", "texts", "corpus") if getattr(self, name) is not None]
+        given = self._corpus_fields()
         if len(given) != 1:
             raise ValueError(
                 f"give exactly one of analogies, texts and corpus, not {', '.join(given) or 'none'}"

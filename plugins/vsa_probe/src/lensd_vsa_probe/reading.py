@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lensd_api import Anatomy, Capture, ModelView, Reduce, Site, Stack
 from lensd_vsa_probe.pooling import Pooling, pool
+from lensd_vsa_probe.upload import upload
 
 #: The model's own likeliest next tokens that are kept.
 TOP_TOKENS = 5
@@ -62,8 +63,9 @@ def read_states(stack: Stack, view: ModelView) -> list[StateReading]:
     readings: list[StateReading | None] = [None] * len(stack)
     for spec in dict.fromkeys(stack.args):
         rows = [row for row, other in enumerate(stack.args) if other == spec]
-        pooled = pool(stack.values[Site.BLOCK_OUT][rows], spec.pooling, spec.k, spec.seed)
-        lens = _restricted(logits[rows], spec.lens_tokens)
+        own = upload(rows, logits.device)
+        pooled = pool(stack.values[Site.BLOCK_OUT][own], spec.pooling, spec.k, spec.seed)
+        lens = _restricted(logits[own], spec.lens_tokens)
         for i, row in enumerate(rows):
             readings[row] = StateReading(pooled[i], embedded[row], top.indices[row], top.values[row], lens[i])
     return [reading for reading in readings if reading is not None]
@@ -73,7 +75,7 @@ def _restricted(logits: Tensor, tokens: Sequence[int]) -> Tensor:
     """[n, 5]: the likeliest of ``tokens``, best first."""
     found = torch.full((len(logits), 5), -1, dtype=torch.long, device=logits.device)
     if tokens:
-        allowed = torch.tensor(tokens, device=logits.device)
+        allowed = upload(tokens, logits.device)
         best = logits[:, allowed].topk(min(5, len(allowed)), dim=-1).indices
         found[:, : best.shape[1]] = allowed[best]
     return found

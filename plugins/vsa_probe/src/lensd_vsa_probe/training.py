@@ -15,6 +15,7 @@ from lensd_vsa_probe.algebra import bipolar
 from lensd_vsa_probe.encoder import Encoder, initialise, loss
 from lensd_vsa_probe.listing import floats
 from lensd_vsa_probe.schedule import Schedule, one_cycle, warm_restarts
+from lensd_vsa_probe.upload import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
+        self._ordering, self._dropping = torch.Generator(), torch.Generator(device)
         self.step = 0
         self._losses = 0.0
         self._best: dict[str, Tensor] = {}
@@ -137,12 +139,15 @@ class Trainer:
 
     def _batch(self) -> None:
         within = self.step % self._batches
-        order = torch.randperm(len(self.data.states), generator=self._generator(1, self.epoch, "cpu"))
-        rows = order[within * self.recipe.batch : (within + 1) * self.recipe.batch].to(self._device)
+        self._seed(self._ordering, 1, self.epoch)
+        order = torch.randperm(len(self.data.states), generator=self._ordering)
+        rows = order[within * self.recipe.batch : (within + 1) * self.recipe.batch]
+        rows = upload(rows, self.data.states.device)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         with torch.enable_grad():
-            logits = self.encoder(self.data.states[rows], self._generator(2, self.step, self._device))
+            self._seed(self._dropping, 2, self.step)
+            logits = self.encoder(self.data.states[rows], self._dropping)
             value = loss(logits, self.data.targets[rows])
             torch.autograd.backward(value)
         advance: Any = self._optimizer
@@ -156,8 +161,8 @@ class Trainer:
             return one_cycle(self.step, self.recipe.epochs * self._batches, self.recipe.learning_rate)
         return warm_restarts(self.step / self._batches, self.recipe.learning_rate)
 
-    def _generator(self, purpose: int, number: int, device: str) -> torch.Generator:
-        return torch.Generator(device).manual_seed(self.recipe.seed * 4_000_037 + number * 4 + purpose)
+    def _seed(self, generator: torch.Generator, purpose: int, number: int) -> None:
+        generator.manual_seed(self.recipe.seed * 4_000_037 + number * 4 + purpose)
 
     def _close_epoch(self) -> Epoch:
         with torch.no_grad():

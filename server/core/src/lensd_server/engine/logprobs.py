@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from lensd_api import Capture, ModelView, Reduce, Row, Site, Stack, TokenStatistics
+from lensd_server.engine.numbers import numbers_on
 
 T = TypeVar("T")
 
 #: Positions whose vocabulary-wide logits exist at once: 25 MB in fp32 for 49,152 tokens.
 CHUNK = 128
+
+#: Bytes of such logits on a GPU, where every chunk reads the whole output head again.
+GPU_CHUNK_BYTES = 256 * 2**20
 
 
 def logprob_capture(row: Row) -> Capture[Tensor]:
@@ -22,6 +26,13 @@ def logprob_capture(row: Row) -> Capture[Tensor]:
 def statistics_capture(row: Row) -> Capture[TokenStatistics]:
     """What to capture of ``row`` (at least two tokens) for :func:`token_statistics`."""
     return _predictions_of(row, Reduce(token_statistics))
+
+
+def positions_at_once(view: ModelView, device: torch.device) -> int:
+    """Positions whose vocabulary-wide logits may exist at once on ``device``."""
+    if device.type == "cpu":
+        return CHUNK
+    return max(CHUNK, GPU_CHUNK_BYTES // (4 * view.anatomy.vocab_size))
 
 
 def token_logprobs(stack: Stack, view: ModelView) -> Sequence[Tensor]:
@@ -53,11 +64,12 @@ def _predictions_of(row: Row, reduce: Reduce[T]) -> Capture[T]:
 
 
 def _chunks(stack: Stack, view: ModelView) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits [n, vocab] in fp32 and the tokens [n] that follow, for at most CHUNK positions at a time."""
+    """Logits [n, vocab] in fp32 and the tokens [n] that follow, some positions at a time."""
     residual = stack.values[Site.FINAL_RESIDUAL]
-    following = torch.tensor([t for tokens in stack.tokens for t in tokens[1:]], device=residual.device)
-    for start in range(0, len(following), CHUNK):
-        part = slice(start, start + CHUNK)
+    following = numbers_on(residual.device, [t for tokens in stack.tokens for t in tokens[1:]])
+    size = positions_at_once(view, residual.device)
+    for start in range(0, len(following), size):
+        part = slice(start, start + size)
         yield view.logits(residual[part]).float(), following[part]
 
 

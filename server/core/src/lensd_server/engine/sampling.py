@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lensd_api import ModelView, Site, Stack
-from lensd_server.engine.logprobs import CHUNK
+from lensd_server.engine.logprobs import positions_at_once
+from lensd_server.engine.numbers import numbers_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ def choose_tokens(stack: Stack, view: ModelView) -> Sequence[Choice]:
     """One token a row, after its only position; ``args`` are :class:`Draw`."""
     residual = stack.values[Site.FINAL_RESIDUAL]
     parts: list[Tensor] = []
-    for start in range(0, len(stack), CHUNK):
-        own = slice(start, start + CHUNK)
+    size = positions_at_once(view, residual.device)
+    for start in range(0, len(stack), size):
+        own = slice(start, start + size)
         logits = view.logits(residual[own]).float()
         tokens = pick(logits, stack.args[own])
         chosen = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
@@ -49,7 +51,7 @@ def pick(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     if not sampled:
         return tokens
     own = [draws[i] for i in sampled]
-    rows = torch.tensor(sampled, device=logits.device)
+    rows = numbers_on(logits.device, sampled)
     scaled = logits[rows].double() / _column([draw.temperature for draw in own], logits)
     if any(draw.top_k or draw.top_p < 1.0 for draw in own):
         scaled = scaled.masked_fill(scaled < _least(scaled, own), float("-inf"))
@@ -64,7 +66,7 @@ def _least(scaled: Tensor, draws: Sequence[Draw]) -> Tensor:
     """[n, 1] the smallest logit that may be drawn."""
     vocab = scaled.shape[-1]
     ranked = scaled.sort(-1, descending=True).values
-    wide = torch.tensor([min(draw.top_k or vocab, vocab) for draw in draws], device=scaled.device)
+    wide = numbers_on(scaled.device, [min(draw.top_k or vocab, vocab) for draw in draws])
     rank = torch.arange(vocab, device=scaled.device)
     ranked = ranked.masked_fill(rank >= wide[:, None], float("-inf"))
     likely = ranked.softmax(-1)
@@ -76,4 +78,4 @@ def _least(scaled: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]
+    return numbers_on(like.device, values, torch.float64)[:, None]

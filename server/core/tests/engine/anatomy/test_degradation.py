@@ -138,6 +138,14 @@ def test_a_model_whose_padding_is_seen_by_earlier_positions_is_not_served():
     assert caught.value.reason == "UNSUPPORTED_ARCHITECTURE"
 
 
+def test_a_model_that_predicts_tokens_it_cannot_read_is_not_served():
+    module = TINY["llama"]()
+    module.set_output_embeddings(nn.Linear(64, 400, bias=False))
+    with pytest.raises(LoadFailed, match="head predicts 400 tokens, but its embedding holds 384") as caught:
+        inspect_model(module)
+    assert caught.value.reason == "UNSUPPORTED_ARCHITECTURE"
+
+
 def test_a_model_without_a_list_of_blocks_is_not_served():
     module = TINY["llama"]()
     module.config.num_hidden_layers = 5

@@ -365,5 +365,5 @@ def test_choices_do_not_depend_on_the_chunk(monkeypatch: Any) -> None:
     draws = [Draw(float(i % 2), 0, 1.0, 0.3) for i in range(5)]
     stack = Stack({Site.FINAL_RESIDUAL: logits}, draws, [(0,)] * 5, [(1,)] * 5, ())
     whole = choose_tokens(stack, cast("ModelView", Head()))
-    monkeypatch.setattr("lensd_server.engine.sampling.CHUNK", 2)
+    monkeypatch.setattr("lensd_server.engine.logprobs.CHUNK", 2)
     assert choose_tokens(stack, cast("ModelView", Head())) == whole

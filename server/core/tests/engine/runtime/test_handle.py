@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any, cast
 
@@ -88,6 +89,14 @@ def test_logprobs_are_those_of_the_full_softmax(handle: Any, loaded: Any, monkey
         chosen = expected[torch.arange(len(row.tokens) - 1), list(row.tokens[1:])]
         assert values.dtype == torch.float32
         torch.testing.assert_close(values.double(), chosen, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("vocab_size", "positions"), [(152_064, 441), (49_152, 1365), (10**6, 128)])
+def test_a_gpu_takes_more_positions_at_once(loaded: Any, vocab_size: int, positions: int) -> None:
+    """Every chunk reads the whole output head, which costs a GPU more than the positions do."""
+    view = replace(loaded.model.view, anatomy=replace(loaded.model.anatomy, vocab_size=vocab_size))
+    assert logprobs_module.positions_at_once(view, torch.device("cuda")) == positions
+    assert logprobs_module.positions_at_once(view, torch.device("cpu")) == logprobs_module.CHUNK
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "gemma2", "granite", "cohere"])

@@ -11,6 +11,7 @@ from lensd_api import Site
 from lensd_server.engine.anatomy.experts import RoutedExperts
 from lensd_server.engine.anatomy.sites import UNLAYERED
 from lensd_server.engine.anatomy.structure import Structure
+from lensd_server.engine.numbers import numbers_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,9 @@ class Gather:
         self.lengths = tuple(lengths[row] for row in group.rows)
         pairs = [(r, p) for r, asked in zip(group.rows, group.positions, strict=True) for p in asked]
         self.flat = [row * width + position for row, position in pairs]
-        self.index = torch.tensor(self.flat, dtype=torch.long, device=device)
+        self.index = numbers_on(device, self.flat)
         #: The same without the row, for what the batch shares: [T, width] position embeddings.
-        self.position = torch.tensor([position for _, position in pairs], dtype=torch.long, device=device)
+        self.position = numbers_on(device, [position for _, position in pairs])
         #: Per site: a tensor per layer of the group, or one.
         self.kept: dict[Site, list[Tensor]] = {
             site: [self.index] * (1 if site in UNLAYERED else len(group.layers)) for site in group.sites
@@ -98,7 +99,7 @@ class Gather:
         stacked = torch.stack(self.kept[site], dim=1)
         if all(multiplier == 1.0 for multiplier in multipliers):
             return stacked
-        return stacked * stacked.new_tensor(multipliers)[None, :, None]
+        return stacked * numbers_on(stacked.device, multipliers, stacked.dtype)[None, :, None]
 
     def _slots(self, slot: int, experts: RoutedExperts, multiplier: float) -> Tensor:
         writes = experts.slot_writes(*self.routed[slot])

@@ -1,6 +1,6 @@
 """Where each site is read in a model, and the hooks that read it for the length of one forward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from lensd_server.engine.anatomy.past import LaneCache
 from lensd_server.engine.anatomy.sites import UNLAYERED
 from lensd_server.engine.anatomy.skeleton import first_tensor, rows_of
 from lensd_server.engine.anatomy.structure import Structure
+from lensd_server.engine.numbers import numbers_on
 
 
 def count_hooks(module: nn.Module) -> int:
@@ -62,9 +63,10 @@ class HookSet:
         self._row_positions = {id(g): g.row_positions() for g in self._attention}
         # The head runs at every asked (row, position) once, and at one position if none is asked.
         asked = dict.fromkeys(flat for g in gathers if g.wants_logits for flat in g.flat) or {0: None}
-        self._head_slot = {flat: slot for slot, flat in enumerate(asked)}
+        slot = {flat: number for number, flat in enumerate(asked)}
         device = structure.skeleton.device
-        self._head_index = torch.tensor(list(asked), dtype=torch.long, device=device)
+        self._head_index = numbers_on(device, list(asked))
+        self._head_slots = {id(g): _slots(g, slot, device) for g in gathers if g.wants_logits}
 
     @property
     def records_attention(self) -> bool:
@@ -150,11 +152,18 @@ class HookSet:
     def _keep_at_head(self, site: Site, output: Tensor) -> None:
         takers = [gather for gather in self._gathers if site in gather.group.sites]
         for gather in takers:
-            slots = [self._head_slot[flat] for flat in gather.flat]
-            # Large: not copied for one that takes all of it alone. Two would write into each other's.
-            everything = len(takers) == 1 and slots == list(range(output.shape[1]))
-            index = torch.tensor(slots, dtype=torch.long, device=output.device)
-            gather.kept[site][0] = output[0] if everything else output[0].index_select(0, index)
+            slots = self._head_slots[id(gather)]
+            if slots is not None:
+                gather.kept[site][0] = output[0].index_select(0, slots)
+            else:
+                # Large: not copied for one that takes all of it alone. Two would write into each other's.
+                gather.kept[site][0] = output[0] if len(takers) == 1 else output[0].clone()
+
+
+def _slots(gather: Gather, slot: Mapping[int, int], device: torch.device) -> Tensor | None:
+    """Where the head's output has the positions of ``gather``; ``None`` if they are all of it, in order."""
+    slots = [slot[flat] for flat in gather.flat]
+    return None if slots == list(range(len(slot))) else numbers_on(device, slots)
 
 
 def point_of(structure: Structure, site: Site, layer: int) -> Point | None:

@@ -48,6 +48,13 @@ def find_skeleton(module: PreTrainedModel) -> Skeleton:
     token_embedding = module.get_input_embeddings()
     if not isinstance(head, nn.Module) or not isinstance(token_embedding, nn.Module):
         raise unsupported(module, "it has no output head or no token embedding")
+    predicted = int(cast("Tensor", head.weight).shape[0])
+    readable = next(token_embedding.parameters()).shape[0]
+    if predicted > readable:
+        # A token id is checked against the head's size alone, and beyond the embedding a GPU ends the process.
+        raise unsupported(
+            module, f"its output head predicts {predicted} tokens, but its embedding holds {readable}"
+        )
     decoder, blocks = _find_blocks(module, _stated(module, config, "num_hidden_layers"))
     return Skeleton(
         module=module,
@@ -58,7 +65,7 @@ def find_skeleton(module: PreTrainedModel) -> Skeleton:
         head=head,
         d_model=_stated(module, config, "hidden_size"),
         n_heads=_stated(module, config, "num_attention_heads"),
-        vocab_size=int(cast("Tensor", head.weight).shape[0]),
+        vocab_size=predicted,
         context_length=_context_length(config),
     )
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lensd_api import Site
+from lensd_server.engine.numbers import numbers_on
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,11 +35,9 @@ def cut(values: Mapping[Site, Tensor], lengths: Sequence[int]) -> list[dict[Site
 def join(pieces: Sequence[Piece]) -> dict[Site, Tensor]:
     """All captures of a row, in the order in which it asked for their positions."""
     order = [place for piece in pieces for place in piece.asked]
-    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__))
-    return {
-        site: torch.cat([piece.values[site] for piece in pieces])[back.to(first.device)]
-        for site, first in pieces[0].values.items()
-    }
+    device = next(iter(pieces[0].values.values())).device
+    back = numbers_on(device, sorted(range(len(order)), key=order.__getitem__))
+    return {site: torch.cat([piece.values[site] for piece in pieces])[back] for site in pieces[0].values}
 
 
 def stack_rows(rows: Sequence[Mapping[Site, Tensor]]) -> dict[Site, Tensor]:
