@@ -108,9 +108,9 @@ def save_tiny_models(root: Path, *names: str) -> Path:
     return root
 
 
-def install_stranger(root: Path, plugin: Path = Path(__file__).with_name("strangers_plugin.py")) -> Path:
-    """Makes ``root``, on PYTHONPATH, an installed distribution with a lensd entry point: ``plugin``."""
-    shutil.copy(plugin, root / "stranger.py")
+def install_stranger(root: Path, plugin: Path | None = None) -> Path:
+    """Makes ``root``, on PYTHONPATH, an installed distribution with a lensd entry point: ``plugin``, or the usual one."""
+    shutil.copy(plugin or Path(__file__).with_name("strangers_plugin.py"), root / "stranger.py")
     info = root / "stranger-1.2.3.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2.3\n")

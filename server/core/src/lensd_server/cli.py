@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
+from packaging.version import Version
 
 from lensd_server import __version__
-from lensd_server.absent import absent
 from lensd_server.settings import (
     EMBEDDED_NAME,
     Settings,
@@ -91,11 +92,24 @@ def serve(
     # Half of a start are imports, whose objects all live on: collecting among them finds nothing, and
     # what is frozen is never looked at again.
     gc.disable()
-    with absent("scipy"):  # transformers would import it for the losses of object detectors
-        from lensd_server.app import serve as run
+    _prepare_allocator()
+    from lensd_server.app import serve as run
+
     gc.freeze()
     gc.enable()
     sys.exit(run(settings, lambda: _read(config, flags, models)))
+
+
+def _prepare_allocator() -> None:
+    """Batches differ in shape all the time: by default, what one leaves behind on a GPU fits no other.
+
+    torch reads this once, when it is imported.
+    """
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the latter before torch 2.9
+    if not any(name in os.environ for name in names):
+        os.environ[names[0] if Version(metadata.version("torch")) >= Version("2.9") else names[1]] = (
+            "expandable_segments:True"
+        )
 
 
 @main.command()

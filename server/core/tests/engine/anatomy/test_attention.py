@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lensd_api import Site
+from lensd_server.engine.anatomy import attention
 from lensd_server.engine.anatomy.attention import attention_implementation, recording
 from lensd_server.engine.anatomy.capture import GatherGroup
 from lensd_server.engine.anatomy.inspect import inspect_model
@@ -36,6 +37,20 @@ def test_weights_of_a_masked_row_skip_what_is_masked(name, lens_of, close):
     assert not weights[4:, :, :, 2:4].any()
     found = torch.einsum("plhs,slhe->plhe", weights, kept[Site.VALUES].double())
     close(found[[0, 1, 4, 5]], kept[Site.HEADS][[0, 1, 4, 5]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_no_kernel_shares_keys_each_head_has_its_own(name, lens_of, close, monkeypatch):
+    """As on a GPU in float32."""
+    lens = lens_of(name)
+    tokens = lens.tokens(LENGTH)
+    expected = lens.capture(tokens, Site.HEADS, Site.LOGITS, Site.ATTENTION)
+    asked = []
+    monkeypatch.setattr(attention, "_lacks_grouped_kernel", lambda query: asked.append(query.shape) or True)
+    found = lens.capture(tokens, Site.HEADS, Site.LOGITS, Site.ATTENTION)
+    for site, values in expected.items():
+        close(found[site], values)
+    assert asked or name != "llama"
 
 
 def test_only_the_asked_query_rows_are_recomputed(lens_of, close):

@@ -38,9 +38,14 @@ torch.set_num_threads(2)
 RESIDUAL: Capture[Any] = Capture(sites=frozenset({Site.FINAL_RESIDUAL}))
 
 
+def on_cpu(name: str, **settings: Any) -> ModelSettings:
+    """Settings of a tiny model, where tests can compare it with the module itself, GPU or not."""
+    return ModelSettings(source=f"tiny:{name}", device="cpu", **settings)
+
+
 @cache
 def load_tiny(name: str) -> LoadedModel:
-    return TinyLoader(Turn()).load(name, ModelSettings(source=f"tiny:{name}"), lambda stage, share: None)
+    return TinyLoader(Turn()).load(name, on_cpu(name), lambda stage, share: None)
 
 
 @pytest.fixture(scope="session")
@@ -228,7 +233,7 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         replicas: int = 1,
         **limits: Any,
     ) -> Rig:
-        configured = {name: ModelSettings(source=f"tiny:{name}", replicas=replicas) for name in models}
+        configured = {name: on_cpu(name, replicas=replicas) for name in models}
         bounds = LimitSettings(**limits)
         residency = Residency(
             configured, loader or CachedLoader(), bounds, devices=devices, observers=observers

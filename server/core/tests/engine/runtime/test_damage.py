@@ -17,6 +17,7 @@ from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.models.slot import ResidentModel
 from lensd_server.settings import ModelSettings
 from lensd_server.tiny_engine import TinyLoader
+from server.core.tests.engine.runtime.conftest import on_cpu
 
 ROWS = [Row((1, 2, 3))]
 
@@ -33,7 +34,7 @@ class Loader:
         self.loads += 1
         assert self.loads == 1 or self.again.wait(60)
         if settings.replicas > 1:  # each with weights of its own
-            return self.several.load(name, ModelSettings(source="tiny:llama"), report)
+            return self.several.load(name, on_cpu("llama"), report)
         return self.tiny("llama")
 
 

@@ -18,10 +18,9 @@ from lensd_server.engine.handle import AsyncHandle
 from lensd_server.engine.models.loads import ROOM_AGAIN_S
 from lensd_server.engine.models.residency import Residency
 from lensd_server.engine.models.slot import ResidentModel
-from lensd_server.settings import ModelSettings
 from lensd_server.tiny_engine import TinyLoader
 from server.core.tests.engine.runtime.bounded import Bounded, Clock, FakeDevices, Make, until
-from server.core.tests.engine.runtime.conftest import RESIDUAL
+from server.core.tests.engine.runtime.conftest import RESIDUAL, on_cpu
 
 GPUS = ("cuda:0", "cuda:1")
 
@@ -202,7 +201,7 @@ async def test_all_calls_of_an_analysis_go_to_the_replica_it_holds(make_rig: Any
 
 
 async def test_replicas_give_equal_results() -> None:
-    models = {"llama": ModelSettings(source="tiny:llama", replicas=3)}
+    models = {"llama": on_cpu("llama", replicas=3)}
     residency = Residency(models, TinyLoader(Turn()))
     try:
         async for _ in residency.load("llama"):
