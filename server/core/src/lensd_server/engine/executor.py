@@ -19,7 +19,7 @@ from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.channel import Channel
 from lensd_server.engine.compute import ComputeThread
-from lensd_server.engine.device import Device
+from lensd_server.engine.device import Device, switch_interval_s
 from lensd_server.engine.drive import Driver
 from lensd_server.engine.events import (
     Accepted,
@@ -46,10 +46,6 @@ HEARTBEAT_S = 10.0
 _HELD_LOOP_S = 5.0
 
 _log = structlog.get_logger("lensd.engine")
-
-#: An analyzer that loops in Python holds the interpreter lock for this long at a time before another
-#: thread gets it; at Python's default of 5 ms each of a request's few thread changes would cost that.
-SWITCH_INTERVAL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,7 @@ class LocalExecutor:
                 holding=self._holding,
             )
             self._watchdog.start()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        sys.setswitchinterval(switch_interval_s())
 
     def limit(self, limits: LimitSettings) -> None:
         """Replaces the limits of what is admitted from now on; what runs keeps its own."""
