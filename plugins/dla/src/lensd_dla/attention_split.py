@@ -4,6 +4,8 @@ The direction is contracted with the output projection first: memory is O(pos * 
 residual vectors of single heads exist one layer at a time and only for their direct effect.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,23 +18,25 @@ from lensd_dla.upload import upload
 
 def split_heads(scene: Scene) -> Quantities:
     """``head`` [pos, layer, head], ``attn_bias`` [pos, layer], ``attn_gap``: what they miss."""
-    heads: list[Tensor] = []
-    biases: list[Tensor | None] = []
-    head_effects: list[Tensor] = []
-    bias_effects: list[Tensor | None] = []
-    for number in range(len(scene.stack.layers)):
-        inputs, write = _frozen(scene, number)
-        heads.append((_pulled(write, inputs) * inputs).sum(-1))
-        biases.append(write.bias)
-        if scene.direct_effect:
-            head_effects.append(scene.read.effects(write.written(_raw_writes(write, inputs))))
-            biased = None if write.bias is None else scene.read.effects(write.bias_written())[:, 0]
-            bias_effects.append(biased)
-    found: Quantities = {"head": torch.stack(heads, 1)}
-    found |= stack_layers("attn_bias", biases)
+    return _by_head(scene, *_pull_back(scene))
+
+
+def _by_head(
+    scene: Scene, writes: Sequence[FrozenWrite], pulled: Float[Tensor, "pos layer head head_dim"]
+) -> Quantities:
+    inputs = scene.stack.values[Site.HEADS]
+    found: Quantities = {"head": (pulled * inputs).sum(-1)}
+    found |= stack_layers("attn_bias", [write.bias for write in writes])
     if scene.direct_effect:
-        found["head:effect"] = torch.stack(head_effects, 1)
-        found |= stack_layers("attn_bias:effect", bias_effects)
+        effects = [
+            scene.read.effects(write.written(_raw_writes(write, inputs[:, number])))
+            for number, write in enumerate(writes)
+        ]
+        found["head:effect"] = torch.stack(effects, 1)
+        biased = [
+            None if write.bias is None else scene.read.effects(write.bias_written())[:, 0] for write in writes
+        ]
+        found |= stack_layers("attn_bias:effect", biased)
     total = found["head"].sum(-1) + found.get("attn_bias", 0.0)
     found["attn_gap"] = (total - scene.project(Site.ATTN_WRITE)).abs()
     return found
@@ -46,9 +50,8 @@ def split_sources(scene: Scene) -> tuple[Quantities, list[Tensor]]:
     ``source_place`` [pos, k, 3] (layer, head, src), the k largest; places beyond the
     position itself, where attention cannot look, are -1.
     """
-    found = split_heads(scene)
-    frozen = [_frozen(scene, number) for number in range(len(scene.stack.layers))]
-    pulled = torch.stack([_pulled(write, inputs) for inputs, write in frozen], 1)
+    writes, pulled = _pull_back(scene)
+    found = _by_head(scene, writes, pulled)
     rows: list[Tensor] = [
         _by_source(scene, row, pulled[scene.stack.slice_of(row)]) for row in range(len(scene.stack))
     ]
@@ -62,17 +65,18 @@ def split_sources(scene: Scene) -> tuple[Quantities, list[Tensor]]:
     return found, rows
 
 
-def _frozen(scene: Scene, number: int) -> tuple[Float[Tensor, "pos head head_dim"], FrozenWrite]:
+def _pull_back(scene: Scene) -> tuple[list[FrozenWrite], Float[Tensor, "pos layer head head_dim"]]:
+    """How attention writes in each layer, and the direction as each head's input sees it."""
+    inputs = scene.stack.values[Site.HEADS]
+    writes = [_frozen(scene, number) for number in range(len(scene.stack.layers))]
+    pulled = [write.pulled @ widen(write.write.weight).T for write in writes]
+    return writes, torch.stack(pulled, 1).view(inputs.shape)
+
+
+def _frozen(scene: Scene, number: int) -> FrozenWrite:
     inputs = scene.stack.values[Site.HEADS][:, number]
     write = scene.view.attention_write(scene.stack.layers[number])
-    return inputs, freeze_write(scene.read, write, inputs.flatten(1))
-
-
-def _pulled(
-    write: FrozenWrite, inputs: Float[Tensor, "pos head head_dim"]
-) -> Float[Tensor, "pos head head_dim"]:
-    """The direction as each head's input sees it."""
-    return (write.pulled @ widen(write.write.weight).T).view(inputs.shape)
+    return freeze_write(scene.read, write, inputs.flatten(1))
 
 
 def _raw_writes(
@@ -116,13 +120,14 @@ def _source_effects(scene: Scene, place: Tensor) -> Float[Tensor, "pos k"]:
     starts = upload(
         [start for start, own in zip(begins, scene.stack.positions, strict=True) for _ in own], place.device
     )
+    heads = scene.stack.values[Site.HEADS].shape[2:]
     for number, pos, k in places_by_layer(place):
-        inputs, write = _frozen(scene, number)
+        write = _frozen(scene, number)
         head, src = place[pos, k, 1], place[pos, k, 2]
         values = scene.stack.values[Site.VALUES][starts[pos] + src, number, head]
         weights = scene.stack.values[Site.ATTENTION][pos, number, head, src]
         # One head's slot of an otherwise empty input: the projection's weight is never copied.
-        alone = torch.zeros(len(pos), *inputs.shape[1:], device=place.device, dtype=effects.dtype)
+        alone = torch.zeros(len(pos), *heads, device=place.device, dtype=effects.dtype)
         alone[torch.arange(len(pos), device=place.device), head] = widen(values) * weights[:, None]
         raw = alone.flatten(1) @ widen(write.write.weight)
         effects[pos, k] = scene.read.at(pos).effects(write.at(pos).written(raw[:, None]))[:, 0]

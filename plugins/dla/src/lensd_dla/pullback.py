@@ -116,7 +116,8 @@ class FrozenWrite:
 
 def freeze_write(read: FrozenRead, write: Write, inputs: Float[Tensor, "pos n_in"]) -> FrozenWrite:
     """Freezes the post-norm of ``write``, where there is one, at the output for ``inputs``."""
-    pulled, scale, bias = read.pulled * write.multiplier, None, None
+    pulled = read.pulled if write.multiplier == 1 else read.pulled * write.multiplier
+    scale, bias = None, None
     norm = write.post_norm
     if norm is not None:
         raw = widen(inputs) @ widen(write.weight)

@@ -28,7 +28,7 @@ def lensd_engine(pytestconfig: pytest.Config) -> "Iterator[Engine]":
     """The real engine with tiny real models resident; see :class:`lensd_api.testing.Engine`."""
     from lensd_server.tiny_engine import TinyEngine
 
-    engine = TinyEngine(device=pytestconfig.getoption("lensd_device"))
+    engine = TinyEngine(device=str(pytestconfig.getoption("lensd_device")))
     try:
         yield engine
     finally:

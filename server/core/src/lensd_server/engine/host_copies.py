@@ -65,7 +65,7 @@ def copy_together(tensors: Sequence[Tensor], copy: Callable[[Tensor], Tensor]) -
 def _end(tensor: Tensor) -> int:
     """One beyond the last number of ``tensor`` in its storage."""
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.storage_offset() + reach + 1
+    return int(tensor.storage_offset() + reach + 1)
 
 
 def _own(tensor: Tensor) -> Tensor:

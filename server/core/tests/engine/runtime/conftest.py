@@ -38,9 +38,9 @@ torch.set_num_threads(2)
 RESIDUAL: Capture[Any] = Capture(sites=frozenset({Site.FINAL_RESIDUAL}))
 
 
-def on_cpu(name: str, **settings: Any) -> ModelSettings:
+def on_cpu(name: str, replicas: int = 1) -> ModelSettings:
     """Settings of a tiny model, where tests can compare it with the module itself, GPU or not."""
-    return ModelSettings(source=f"tiny:{name}", device="cpu", **settings)
+    return ModelSettings(source=f"tiny:{name}", device="cpu", replicas=replicas)
 
 
 @cache
@@ -233,7 +233,10 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         replicas: int = 1,
         **limits: Any,
     ) -> Rig:
-        configured = {name: on_cpu(name, replicas=replicas) for name in models}
+        device = "cpu" if devices is None else "auto"
+        configured = {
+            name: ModelSettings(source=f"tiny:{name}", device=device, replicas=replicas) for name in models
+        }
         bounds = LimitSettings(**limits)
         residency = Residency(
             configured, loader or CachedLoader(), bounds, devices=devices, observers=observers
