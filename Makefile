@@ -20,7 +20,7 @@ INSTALL := $(PIP) install -qq --constraint .ci/constraints.txt \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types proto proto-image bench
+.PHONY: help demo test test-gpu lint types proto proto-image bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: $(VENV)/.runtime ## Start the daemon, run one analysis of every installed 
 test: $(VENV)/.dev ## Run every test
 	@# Threads that spin while they wait would take the core of the other worker.
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-gpu: $(VENV)/.dev ## Run what needs a GPU: its own tests, and every plugin's on it
+	$(BIN)/python -m pytest -n $(WORKERS) tests/gpu $(filter-out %/template/tests,$(wildcard plugins/*/tests)) --lensd-device cuda $(ARGS)
 
 lint: $(VENV)/.dev ## Check style, the wire contract and that generated stubs are up to date
 	$(BIN)/ruff check .

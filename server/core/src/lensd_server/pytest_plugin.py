@@ -26,9 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def lensd_engine(pytestconfig: pytest.Config) -> "Iterator[Engine]":
     """The real engine with tiny real models resident; see :class:`lensd_api.testing.Engine`."""
+    from lensd_api import LoadFailed
     from lensd_server.tiny_engine import TinyEngine
 
-    engine = TinyEngine(device=str(pytestconfig.getoption("lensd_device")))
+    try:
+        engine = TinyEngine(device=str(pytestconfig.getoption("lensd_device")))
+    except LoadFailed as failed:
+        pytest.exit(f"--lensd-device: {failed.message}", returncode=pytest.ExitCode.USAGE_ERROR)
     try:
         yield engine
     finally:

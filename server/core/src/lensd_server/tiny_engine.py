@@ -99,8 +99,12 @@ class TinyEngine:
             storage=Storage.under(state_dir or Path(self._state.name), limits),
             cpu_turn=turn,
         )
-        for name in models:
-            self._wait(self._load(name))
+        try:
+            for name in models:
+                self._wait(self._load(name))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def models(self) -> Sequence[str]:

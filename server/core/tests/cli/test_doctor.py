@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import structlog
+import torch
 from click.testing import CliRunner
 
 from lensd_server import cli, doctor
-from lensd_server.doctor import INSTALL_EMBEDDED, Finding, Verdict, examine, mend
+from lensd_server.doctor import INSTALL_EMBEDDED, Finding, Verdict, examine, machine, mend
 from lensd_server.engine.models import products
 from lensd_server.plugins import AnalyzerRegistry, LoadedPlugin, PluginRecord, PluginStatus
 from lensd_server.settings import Settings
@@ -239,6 +240,21 @@ def test_what_multiplies_is_said(
     finding = found(settings, "float32 on the CPU")
     assert finding.verdict is Verdict.FINE
     assert said in finding.text
+
+
+@pytest.mark.parametrize(("built", "said"), [("13.0", "needs CUDA 13.0"), (None, "was built without CUDA")])
+def test_a_gpu_that_torch_cannot_use_is_worth_a_note(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, built: str | None, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(machine, "NVIDIA", tmp_path)
+    finding = found(settings, "CUDA")
+    assert finding.verdict is Verdict.NOTE
+    assert said in finding.text
+    assert "driver" in finding.mend
+    monkeypatch.setattr(machine, "NVIDIA", tmp_path / "absent")
+    assert "no CUDA device" in found(settings, "CUDA").text
 
 
 def test_too_few_descriptors_come_with_the_number_that_is_needed(

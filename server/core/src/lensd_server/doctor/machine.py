@@ -19,6 +19,9 @@ _MIN_VERSIONS = {"torch": Version("2.6"), "transformers": Version("5.10")}
 #: Descriptors for libraries, files and the listeners themselves.
 _OWN_DESCRIPTORS = 128
 
+#: There where the driver of an NVIDIA GPU is.
+NVIDIA = Path("/dev/nvidia0")
+
 
 def examine_machine(settings: Settings) -> Iterator[Finding]:
     """What does not depend on the configuration, or hardly."""
@@ -66,7 +69,7 @@ def _cuda() -> Finding:
             f"torch cannot be used: {type(error).__name__}: {error}",
             "install a torch build that fits this machine: https://pytorch.org/get-started",
         )
-    if Path("/dev/nvidia0").exists():
+    if NVIDIA.exists():
         wanted = (
             "was built without CUDA" if torch.version.cuda is None else f"needs CUDA {torch.version.cuda}"
         )

@@ -3,7 +3,10 @@
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lensd_api import Analyzer, BaseParams, Capture, Example, InvalidParams, Row, Site, Table
 from lensd_api.testing import AnalyzerConformance, Engine, Job
@@ -44,3 +47,13 @@ def test_registering_it_imports_nothing_heavy() -> None:
     code = "import sys, lensd_server.pytest_plugin; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_device_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(lensd_engine): pass\ndef test_again(lensd_engine): pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "--lensd-device", "cuda:99", str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert told.returncode == pytest.ExitCode.USAGE_ERROR
+    assert (told.stdout + told.stderr).count("device 'cuda:99' does not exist") == 1

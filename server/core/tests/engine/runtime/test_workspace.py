@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lensd_api import Analyzer, Capture, Exhausted, Record, Row, Site
+from lensd_api import Analyzer, Capture, DeviceLost, Exhausted, Record, Row, Site
 from lensd_server.engine.batching.turn import Turn
 from lensd_server.engine.device import Device
 from lensd_server.engine.events import Found
@@ -282,3 +282,46 @@ def _join_computing() -> None:
     for thread in threading.enumerate():
         if thread.name == "lensd-compute":
             thread.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize("kind", [Working, PlainWorking])
+async def test_work_that_breaks_the_device_ends_the_server_at_once(
+    make_rig: Any, loader: Any, kind: type[Working]
+) -> None:
+    """The next batch would find out as well, but it may be long until one comes."""
+    rig = make_rig(loader=loader, devices=FakeDevices("cpu", GPU), memory_bytes={GPU: BUDGET})
+    lost: list[str] = []
+    rig.residency._loads._when_lost = lost.append
+
+    def breaks() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    async def body(ctx: Any) -> AsyncIterator[Any]:
+        async with ctx.workspace(1) as work:
+            await work.compute(breaks)
+        yield Record("r", {})
+
+    def plain(ctx: Any) -> Iterator[Any]:
+        with ctx.workspace(1) as work:
+            work.compute(breaks)
+        yield Record("r", {})
+
+    with pytest.raises(DeviceLost):
+        await rig.results(kind(body if kind is Working else plain))
+    assert lost == ["cuda:0 failed under model llama"]
+
+
+def test_a_fault_that_a_library_names_otherwise_is_known_by_what_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = PretendedGpu()
+    vague = RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`")
+    assert not device.is_lost(vague)
+
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(device, "synchronize", broken)
+    assert device.is_lost(vague)
+    assert not device.is_lost(ValueError("no"))
+    assert not device.is_lost(torch.OutOfMemoryError("CUDA out of memory"))
