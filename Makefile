@@ -33,7 +33,8 @@ test: $(VENV)/.dev ## Run every test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-gpu: $(VENV)/.dev ## Run what needs a GPU: its own tests, and every plugin's on it
-	$(BIN)/python -m pytest -n $(WORKERS) tests/gpu $(filter-out %/template/tests,$(wildcard plugins/*/tests)) --lensd-device cuda $(ARGS)
+	@# As the daemon has its allocator.
+	PYTORCH_ALLOC_CONF=expandable_segments:True $(BIN)/python -m pytest -n $(WORKERS) tests/gpu $(filter-out %/template/tests,$(wildcard plugins/*/tests)) --lensd-device cuda $(ARGS)
 
 lint: $(VENV)/.dev ## Check style, the wire contract and that generated stubs are up to date
 	$(BIN)/ruff check .

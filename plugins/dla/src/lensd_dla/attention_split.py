@@ -4,28 +4,29 @@ The direction is contracted with the output projection first: memory is O(pos * 
 residual vectors of single heads exist one layer at a time and only for their direct effect.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensd_api import Site
+from lensd_api import Site, upload
 from lensd_dla.pullback import FrozenWrite, freeze_write, widen
 from lensd_dla.scene import Quantities, Scene, places_by_layer, stack_layers
-from lensd_dla.upload import upload
 
 
 def split_heads(scene: Scene) -> Quantities:
     """``head`` [pos, layer, head], ``attn_bias`` [pos, layer], ``attn_gap``: what they miss."""
-    return _by_head(scene, *_pull_back(scene))
+    writes = _writes(scene)
+    return _by_head(scene, writes, _pulled(scene, writes))
 
 
 def _by_head(
-    scene: Scene, writes: Sequence[FrozenWrite], pulled: Float[Tensor, "pos layer head head_dim"]
+    scene: Scene, writes: Sequence[FrozenWrite], pulled: Iterable[Float[Tensor, "pos head head_dim"]]
 ) -> Quantities:
     inputs = scene.stack.values[Site.HEADS]
-    found: Quantities = {"head": (pulled * inputs).sum(-1)}
+    heads = [(own * inputs[:, number]).sum(-1) for number, own in enumerate(pulled)]
+    found: Quantities = {"head": torch.stack(heads, 1)}
     found |= stack_layers("attn_bias", [write.bias for write in writes])
     if scene.direct_effect:
         effects = [
@@ -50,8 +51,9 @@ def split_sources(scene: Scene) -> tuple[Quantities, list[Tensor]]:
     ``source_place`` [pos, k, 3] (layer, head, src), the k largest; places beyond the
     position itself, where attention cannot look, are -1.
     """
-    writes, pulled = _pull_back(scene)
-    found = _by_head(scene, writes, pulled)
+    writes = _writes(scene)
+    each = list(_pulled(scene, writes))
+    found, pulled = _by_head(scene, writes, each), torch.stack(each, 1)
     rows: list[Tensor] = [
         _by_source(scene, row, pulled[scene.stack.slice_of(row)]) for row in range(len(scene.stack))
     ]
@@ -61,22 +63,24 @@ def split_sources(scene: Scene) -> tuple[Quantities, list[Tensor]]:
     summed = torch.cat([sources.sum(-1) for sources in rows])
     found["attn_gap"] = torch.maximum(found["attn_gap"], (summed - found["head"]).abs().amax(-1))
     if scene.direct_effect:
-        found["source:effect"] = _source_effects(scene, found["source_place"])
+        found["source:effect"] = _source_effects(scene, writes, found["source_place"])
     return found, rows
 
 
-def _pull_back(scene: Scene) -> tuple[list[FrozenWrite], Float[Tensor, "pos layer head head_dim"]]:
-    """How attention writes in each layer, and the direction as each head's input sees it."""
-    inputs = scene.stack.values[Site.HEADS]
-    writes = [_frozen(scene, number) for number in range(len(scene.stack.layers))]
-    pulled = [write.pulled @ widen(write.write.weight).T for write in writes]
-    return writes, torch.stack(pulled, 1).view(inputs.shape)
+def _writes(scene: Scene) -> list[FrozenWrite]:
+    """How attention writes in each layer."""
+    inputs, layers = scene.stack.values[Site.HEADS], scene.stack.layers
+    return [
+        freeze_write(scene.read, scene.view.attention_write(layer), inputs[:, number].flatten(1))
+        for number, layer in enumerate(layers)
+    ]
 
 
-def _frozen(scene: Scene, number: int) -> FrozenWrite:
-    inputs = scene.stack.values[Site.HEADS][:, number]
-    write = scene.view.attention_write(scene.stack.layers[number])
-    return freeze_write(scene.read, write, inputs.flatten(1))
+def _pulled(scene: Scene, writes: Sequence[FrozenWrite]) -> Iterator[Float[Tensor, "pos head head_dim"]]:
+    """The direction as the input of each head sees it, layer after layer."""
+    shape = scene.stack.values[Site.HEADS][:, 0].shape
+    for write in writes:
+        yield (write.pulled @ widen(write.write.weight).T).view(shape)
 
 
 def _raw_writes(
@@ -114,7 +118,7 @@ def _largest(scene: Scene, row: int, sources: Float[Tensor, "pos layer head src"
     )
 
 
-def _source_effects(scene: Scene, place: Tensor) -> Float[Tensor, "pos k"]:
+def _source_effects(scene: Scene, writes: Sequence[FrozenWrite], place: Tensor) -> Float[Tensor, "pos k"]:
     effects = torch.zeros(place.shape[:2], device=place.device, dtype=scene.read.pulled.dtype)
     begins = [scene.stack.src_slice_of(row).start for row in range(len(scene.stack))]
     starts = upload(
@@ -122,7 +126,7 @@ def _source_effects(scene: Scene, place: Tensor) -> Float[Tensor, "pos k"]:
     )
     heads = scene.stack.values[Site.HEADS].shape[2:]
     for number, pos, k in places_by_layer(place):
-        write = _frozen(scene, number)
+        write = writes[number]
         head, src = place[pos, k, 1], place[pos, k, 2]
         values = scene.stack.values[Site.VALUES][starts[pos] + src, number, head]
         weights = scene.stack.values[Site.ATTENTION][pos, number, head, src]

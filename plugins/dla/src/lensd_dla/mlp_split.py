@@ -65,13 +65,12 @@ def _frozen(scene: Scene, number: int) -> tuple[Tensor, FrozenWrite]:
 
 def _effects(scene: Scene, place: Tensor) -> Quantities:
     effects = torch.zeros(place.shape[:2], device=place.device, dtype=scene.read.pulled.dtype)
-    biases: list[Tensor | None] = []
-    for number in range(len(scene.stack.layers)):
-        _, write = _frozen(scene, number)
-        biased = None if write.bias is None else scene.read.effects(write.bias_written())[:, 0]
-        biases.append(biased)
+    layers = [_frozen(scene, number) for number in range(len(scene.stack.layers))]
+    biases = [
+        None if write.bias is None else scene.read.effects(write.bias_written())[:, 0] for _, write in layers
+    ]
     for number, pos, k in places_by_layer(place):
-        inputs, write = _frozen(scene, number)
+        inputs, write = layers[number]
         neuron = place[pos, k, 1]
         raw = widen(write.write.weight)[neuron] * inputs[pos, neuron][:, None]
         effects[pos, k] = scene.read.at(pos).effects(write.at(pos).written(raw[:, None]))[:, 0]

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensd_api import ModelView, Site, Stack
+from lensd_api import ModelView, Site, Stack, upload
 from lensd_shop_r1.params import SelfCertainty
 
 #: Vocabulary-wide logits that exist at once, in bytes of fp32. Two more such blocks are worked in.
@@ -59,15 +59,15 @@ def token_numbers(stack: Stack, view: ModelView) -> Sequence[Tensor]:
     A ``Reduce`` function over ``Site.FINAL_RESIDUAL``; the last position of a row is never asked for.
     """
     residual = stack.values[Site.FINAL_RESIDUAL]
-    following = torch.tensor(
+    following = upload(
         [
             tokens[position + 1]
             for tokens, asked in zip(stack.tokens, stack.positions, strict=True)
             for position in asked
         ],
-        # From pinned memory, where a GPU does not wait for the forward before it copies.
-        pin_memory=residual.is_cuda,
-    ).to(residual.device, non_blocking=True)
+        residual.device,
+        torch.long,
+    )
     found = torch.empty(len(following), 3, dtype=torch.float32, device=residual.device)
     rows = positions_at_once(view.anatomy.vocab_size, residual.device)
     for start in range(0, len(following), rows):

@@ -72,18 +72,23 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
         return 1
     structlog.get_logger("lensd").info("stopped")
     if daemon.defeat:
-        _leave_defeated(daemon)
+        _end_defeated(daemon)
     return 0
 
 
-def _leave_defeated(daemon: Daemon) -> None:
+def _end_defeated(daemon: Daemon) -> None:
     """Ends the process at once: on a broken device, what an interpreter frees at its end would abort it."""
+    try:
+        _admit_defeat(daemon)
+        logging.shutdown()
+        sys.stdout.flush()
+    finally:
+        os._exit(1)
+
+
+def _admit_defeat(daemon: Daemon) -> None:
     if daemon.defeat:
-        print(f"lensd: stopped because {daemon.defeat}; start it anew", file=sys.stderr)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+        print(f"lensd: stopped because {daemon.defeat}; start it anew", file=sys.stderr, flush=True)
 
 
 def _keep_audit(path: Path | None, metrics: Metrics) -> None:
@@ -117,7 +122,10 @@ def _end_in_time(daemon: Daemon) -> None:
     patience_s = HELD_END_S if daemon.defeat else END_S
     time.sleep(patience_s)
     structlog.get_logger("lensd").error("a thread does not end; ending the process", seconds=patience_s)
-    _leave_defeated(daemon)
+    try:
+        _admit_defeat(daemon)
+    finally:
+        os._exit(1)
 
 
 def assemble(settings: Settings) -> Engine:

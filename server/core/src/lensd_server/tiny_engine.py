@@ -16,7 +16,7 @@ from lensd_api import Analyzer, LensdError, ModelCard
 from lensd_api.results import Result
 from lensd_api.testing import Engine, Job, Outcome, Residue
 from lensd_server.engine.batching.turn import Turn
-from lensd_server.engine.device import choose_device
+from lensd_server.engine.device import Devices
 from lensd_server.engine.events import (
     AnalysisEvent,
     AnalysisRequest,
@@ -42,7 +42,7 @@ class TinyLoader:
     """Builds the tiny model that a source ``tiny:NAME`` names, where its settings want it."""
 
     def __init__(self, cpu_turn: Turn) -> None:
-        self._cpu_turn = cpu_turn
+        self._devices = Devices(cpu_turn)
         # The generator that is seeded is the process's: two that are built at once would draw from each other's.
         self._building = threading.Lock()
 
@@ -53,7 +53,7 @@ class TinyLoader:
         report("read", 0.4)
         with self._building:
             module = TINY[settings.source.removeprefix("tiny:")]()
-        device = choose_device(settings.device, self._cpu_turn)
+        device = self._devices.open(self._devices.candidates(settings.device)[0])
         revision = weights_digest(module)
         moved = cast("PreTrainedModel", module.to(device.torch))  # pyright: ignore[reportArgumentType]
         return prepare(name, revision, moved, tiny_tokenizer, device, report)

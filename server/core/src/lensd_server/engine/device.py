@@ -6,6 +6,7 @@ the device says about memory.
 
 import gc
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -18,7 +19,7 @@ from torch import Tensor
 from lensd_api import DeviceLost, LoadFailed
 from lensd_server.engine import memory
 from lensd_server.engine.batching.turn import Turn
-from lensd_server.engine.device_faults import device_lost, is_beyond_repair, is_out_of_memory, keep
+from lensd_server.engine.device_faults import device_lost, is_beyond_repair, is_out_of_memory
 from lensd_server.engine.host_copies import fetch_from_cpu, fetch_from_gpu
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,8 +53,11 @@ class Device:
     GPU each model has a turn of its own: its forwards and what else is computed for its callers alternate.
     """
 
-    def __init__(self, device: torch.device, cpu_turn: Turn | None = None) -> None:
+    def __init__(
+        self, device: torch.device, cpu_turn: Turn | None = None, lasting: "Lasting | None" = None
+    ) -> None:
         self.torch = device
+        self._lasting = lasting or Lasting()
         self.turn = cpu_turn if cpu_turn is not None and device.type == "cpu" else Turn()
         #: Called when something beside a forward has broken the device's context.
         self.when_lost: Callable[[DeviceLost], None] = lambda _: None
@@ -61,8 +65,7 @@ class Device:
     @cached_property
     def stream(self) -> "torch.cuda.Stream | None":
         """One of its own lets two models share a GPU without waiting for each other."""
-        # Made when a model is there to use it: torch has few, and gives them out in turns.
-        return None if self.is_cpu else torch.cuda.Stream(self.torch)
+        return None if self.is_cpu else self._lasting.take_stream(self.torch)
 
     @property
     def name(self) -> str:
@@ -134,14 +137,14 @@ class Device:
         else:
             lost = is_beyond_repair(error) or self._is_broken()
         if lost:
-            keep(error)
+            self._lasting.keep(error)
         return lost
 
     def _is_broken(self) -> bool:
         try:
             self.synchronize()
         except RuntimeError as error:
-            keep(error)
+            self._lasting.keep(error)
             return True
         return False
 
@@ -174,24 +177,62 @@ class Device:
         if self.is_cpu:
             memory.trim()
 
+    def leave(self) -> None:
+        """The model is gone: its memory and its stream are for others."""
+        self.release()
+        if (stream := self.__dict__.pop("stream", None)) is not None:
+            self._lasting.give_back(stream)
+
     def release(self) -> None:
         """Gives memory that is no longer used back to the device."""
         gc.collect()
         if self.is_cpu:
             return
         try:
-            _forget_workspaces()
             torch.cuda.empty_cache()
         except RuntimeError as error:
             if not self.is_lost(error):  # a broken context gives nothing back while the process lives
                 raise
 
 
+class Lasting:
+    """What outlives the models of a process: streams to use again, and faults that must never be freed."""
+
+    def __init__(self) -> None:
+        # cuBLAS keeps 32 MiB for each stream that it was ever used on.
+        self._streams: list[torch.cuda.Stream] = []
+        self._faults: list[BaseException] = []
+        self._lock = threading.Lock()
+
+    def take_stream(self, device: torch.device) -> "torch.cuda.Stream":
+        """One that no model uses."""
+        with self._lock:
+            free = next((stream for stream in self._streams if stream.device == device), None)
+            if free is not None:
+                self._streams.remove(free)
+                return free
+        return torch.cuda.Stream(device)
+
+    def give_back(self, stream: "torch.cuda.Stream") -> None:
+        """For the next model."""
+        with self._lock:
+            self._streams.append(stream)
+
+    def keep(self, fault: BaseException) -> None:
+        """Keeps a fault that is beyond repair, the frames of its traceback and all they refer to.
+
+        Pinned memory cannot be freed on a broken context: trying ends the process before it has told anybody.
+        """
+        with self._lock:
+            if not any(known is fault for known in self._faults):
+                self._faults.append(fault)
+
+
 class Devices:
     """The devices of this machine. All models on the CPU share its turn."""
 
     def __init__(self, cpu_turn: Turn | None = None) -> None:
-        self._cpu_turn = cpu_turn or Turn()
+        self._cpu_turn, self._lasting = cpu_turn or Turn(), Lasting()
         _prepare_cuda()
 
     @property
@@ -217,7 +258,7 @@ class Devices:
 
     def open(self, name: str) -> Device:
         """A device for one model, with a stream of its own where there are streams."""
-        return Device(torch.device(name), self._cpu_turn)
+        return Device(torch.device(name), self._cpu_turn, self._lasting)
 
     def free_bytes(self, device: str) -> int | None:
         """Bytes that can be allocated now; ``None`` where nobody says."""
@@ -239,20 +280,14 @@ class Devices:
         return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
 
 
-def _forget_workspaces() -> None:
-    """Frees what cuBLAS keeps for every stream it was ever used on; it takes it again where it is needed."""
-    clear: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
-    if clear is not None:
-        clear()
-
-
 @cache
 def _prepare_cuda() -> None:
     """Settings of the process, before anything is on a GPU."""
     # cuDNN's attention makes a plan for each new shape in each thread, and keeps them all: 47 ms each where the
     # others, which need none, take 0.05 (bfloat16 on an H200).
     torch.backends.cuda.enable_cudnn_sdp(False)
-    # float32 means float32, in convolutions too; sums of float16 must not overflow on the way.
+    # float32 means float32, whatever the environment says; sums of float16 must not overflow on the way.
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 

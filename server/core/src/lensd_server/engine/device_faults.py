@@ -48,18 +48,6 @@ def is_beyond_repair(error: BaseException) -> bool:
     )
 
 
-#: Faults that broke a context, with the frames of their tracebacks and whatever these refer to.
-_KEPT: list[BaseException] = []
-
-
-def keep(fault: BaseException) -> None:
-    """Keeps ``fault``, which is beyond repair, and all it refers to for as long as the process lives.
-
-    Pinned memory cannot be freed on a broken context: trying ends the process before it has told anybody.
-    """
-    _KEPT.append(fault)
-
-
 def device_lost(device: str) -> DeviceLost:
     """What callers are told then."""
     return DeviceLost(

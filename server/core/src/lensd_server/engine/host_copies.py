@@ -32,18 +32,23 @@ def fetch_from_gpu(value: Any) -> Any:
         return target.copy_(tensor, non_blocking=True)
 
     replace_tensors(value, note)
-    on_gpu = [tensor.detach() for tensor in found if tensor.is_cuda]
+    on_gpu = [tensor.detach().resolve_conj().resolve_neg() for tensor in found if tensor.is_cuda]
     staged = copy_together(on_gpu, stage)
     torch.cuda.current_stream().synchronize()
     # Results may be kept for long, and pinned memory is scarce: hand out pageable copies.
-    own = iter([part.clone() for part in staged])
+    own = iter([part if _stands_alone(part) else part.clone() for part in staged])
     return replace_tensors(value, lambda tensor: next(own) if tensor.is_cuda else _own(tensor))
+
+
+def _stands_alone(tensor: Tensor) -> bool:
+    return not tensor.is_pinned() and tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def copy_together(tensors: Sequence[Tensor], copy: Callable[[Tensor], Tensor]) -> list[Tensor]:
     """What ``copy`` makes of each of ``tensors``; those that lie in one storage are copied as one.
 
-    The rows of a batch are mostly parts of one tensor, and one large copy is worth hundreds of small ones.
+    The rows of a batch are mostly parts of one tensor, and one large copy is worth hundreds of small ones. None of
+    ``tensors`` may be conjugated or negated lazily.
     """
     storages: dict[tuple[int, torch.dtype], list[int]] = {}
     for number, tensor in enumerate(tensors):

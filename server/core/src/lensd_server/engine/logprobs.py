@@ -6,8 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lensd_api import Capture, ModelView, Reduce, Row, Site, Stack, TokenStatistics
-from lensd_server.engine.numbers import numbers_on
+from lensd_api import Capture, ModelView, Reduce, Row, Site, Stack, TokenStatistics, upload
 
 T = TypeVar("T")
 
@@ -66,7 +65,7 @@ def _predictions_of(row: Row, reduce: Reduce[T]) -> Capture[T]:
 def _chunks(stack: Stack, view: ModelView) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits [n, vocab] in fp32 and the tokens [n] that follow, some positions at a time."""
     residual = stack.values[Site.FINAL_RESIDUAL]
-    following = numbers_on(residual.device, [t for tokens in stack.tokens for t in tokens[1:]])
+    following = upload([t for tokens in stack.tokens for t in tokens[1:]], residual.device, torch.long)
     size = positions_at_once(view, residual.device)
     for start in range(0, len(following), size):
         part = slice(start, start + size)

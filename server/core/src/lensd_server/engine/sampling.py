@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lensd_api import ModelView, Site, Stack
+from lensd_api import ModelView, Site, Stack, upload
 from lensd_server.engine.logprobs import positions_at_once
-from lensd_server.engine.numbers import numbers_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def pick(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     if not sampled:
         return tokens
     own = [draws[i] for i in sampled]
-    rows = numbers_on(logits.device, sampled)
+    rows = upload(sampled, logits.device, torch.long)
     scaled = logits[rows].double() / _column([draw.temperature for draw in own], logits)
     if any(draw.top_k or draw.top_p < 1.0 for draw in own):
         scaled = scaled.masked_fill(scaled < _least(scaled, own), float("-inf"))
@@ -66,7 +65,7 @@ def _least(scaled: Tensor, draws: Sequence[Draw]) -> Tensor:
     """[n, 1] the smallest logit that may be drawn."""
     vocab = scaled.shape[-1]
     ranked = scaled.sort(-1, descending=True).values
-    wide = numbers_on(scaled.device, [min(draw.top_k or vocab, vocab) for draw in draws])
+    wide = upload([min(draw.top_k or vocab, vocab) for draw in draws], scaled.device, torch.long)
     rank = torch.arange(vocab, device=scaled.device)
     ranked = ranked.masked_fill(rank >= wide[:, None], float("-inf"))
     likely = ranked.softmax(-1)
@@ -78,4 +77,4 @@ def _least(scaled: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return numbers_on(like.device, values, torch.float64)[:, None]
+    return upload(values, like.device, torch.float64)[:, None]

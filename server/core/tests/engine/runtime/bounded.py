@@ -14,6 +14,7 @@ from torch import nn
 from lensd_api import LoadFailed
 from lensd_server.engine.batching.price import Price
 from lensd_server.engine.batching.turn import Turn
+from lensd_server.engine.device_faults import is_beyond_repair
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.models.loading import LoadedModel
 from lensd_server.engine.models.residency import Residency
@@ -41,6 +42,11 @@ class FakeDevice:
 
     def release(self) -> None:
         """The garbage of a test is not worth collecting each time: references are counted."""
+
+    leave = release
+
+    def is_lost(self, error: BaseException) -> bool:
+        return is_beyond_repair(error)
 
 
 class FakeDevices:

@@ -1,6 +1,7 @@
 """What depends on the device, as far as a CPU can show it."""
 
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 
 from lensd_server.engine.batching.ticket import Ticket
 from lensd_server.engine.batching.turn import Turn
-from lensd_server.engine.device import choose_device, choose_dtype, usable_cores
+from lensd_server.engine.device import Devices, choose_device, choose_dtype, usable_cores
 from lensd_server.engine.device_faults import is_out_of_memory
 
 
@@ -129,3 +130,26 @@ def test_a_turn_is_given_back_after_an_exception() -> None:
             raise KeyError
     with turn:
         pass
+
+
+def test_numbers_mean_on_a_gpu_what_they_mean_on_a_cpu() -> None:
+    """Settings of torch's that hold for the whole process, whatever its environment says."""
+    Devices()
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_a_fault_is_kept_once_and_for_good() -> None:
+    class Fault(RuntimeError):
+        pass
+
+    devices = Devices()
+    fault = Fault("CUDA error: device-side assert triggered")
+    known = weakref.ref(fault)
+    assert devices.open("cpu").is_lost(fault)
+    assert devices.open("cpu").is_lost(fault)
+    assert len(devices._lasting._faults) == 1
+    del fault
+    assert known() is not None

@@ -211,3 +211,30 @@ def test_what_did_not_fit_with_others_has_their_memory_when_it_is_tried_again(be
     assert [bench.outcome(future).error for future in futures] == [None] * 4
     assert held == [0] * len(held)
     assert len(held) > 4
+
+
+def test_while_one_reduce_is_tried_again_what_another_captured_is_not_held(bench: Any) -> None:
+    watched, held = Watched(), list[int]()
+
+    def touchy(stack: Stack, view: ModelView) -> Sequence[Any]:
+        held.append(watched.held)
+        watched.note(stack)
+        if len(stack) > 1:
+            raise ValueError
+        return [1]
+
+    def other(stack: Stack, view: ModelView) -> Sequence[Any]:
+        return touchy(stack, view)
+
+    occupied = bench.occupy()
+    futures = [
+        bench.submit([token, 3], capture=Capture(frozenset({Site.FINAL_RESIDUAL}), reduce=Reduce(reduce)))
+        for reduce in (touchy, other)
+        for token in (4, 5)
+    ]
+    bench.forwards.release()
+    bench.outcome(occupied)
+    assert [bench.outcome(future).error for future in futures] == [None] * 4
+    # Both were tried together, then each row alone.
+    assert held[0] == 0
+    assert held[2:] == [0] * 4

@@ -44,7 +44,12 @@ def check_continuation(structure: Structure) -> Continuation:
         pasts = [_read(structure, [None], [tokens[:past]])[0][0] if past else None for past, _ in _SPLITS]
         found = _follow(structure, tokens, pasts)
     except Exception as error:  # the model's own code, used in a way it may not know
-        if is_out_of_memory(error) or is_beyond_repair(error):
+        # On a GPU it may be the device's: whoever asked knows that.
+        if (
+            is_out_of_memory(error)
+            or is_beyond_repair(error)
+            or (tokens.is_cuda and isinstance(error, RuntimeError))
+        ):
             raise
         return Continuation(problem=f"it fails when it reads on ({type(error).__name__})")
     gap = max(_gap(logits, expected[own]) for logits, own in found)

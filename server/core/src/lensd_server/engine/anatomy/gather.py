@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lensd_api import Site
+from lensd_api import Site, upload
 from lensd_server.engine.anatomy.experts import RoutedExperts
 from lensd_server.engine.anatomy.sites import UNLAYERED
 from lensd_server.engine.anatomy.structure import Structure
-from lensd_server.engine.numbers import numbers_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +34,9 @@ class Gather:
         self.lengths = tuple(lengths[row] for row in group.rows)
         pairs = [(r, p) for r, asked in zip(group.rows, group.positions, strict=True) for p in asked]
         self.flat = [row * width + position for row, position in pairs]
-        self.index = numbers_on(device, self.flat)
+        self.index = upload(self.flat, device, torch.long)
         #: The same without the row, for what the batch shares: [T, width] position embeddings.
-        self.position = numbers_on(device, [position for _, position in pairs])
+        self.position = upload([position for _, position in pairs], device, torch.long)
         #: Per site: a tensor per layer of the group, or one.
         self.kept: dict[Site, list[Tensor]] = {
             site: [self.index] * (1 if site in UNLAYERED else len(group.layers)) for site in group.sites
@@ -99,7 +98,7 @@ class Gather:
         stacked = torch.stack(self.kept[site], dim=1)
         if all(multiplier == 1.0 for multiplier in multipliers):
             return stacked
-        return stacked * numbers_on(stacked.device, multipliers, stacked.dtype)[None, :, None]
+        return stacked * upload(multipliers, stacked.device, stacked.dtype)[None, :, None]
 
     def _slots(self, slot: int, experts: RoutedExperts, multiplier: float) -> Tensor:
         writes = experts.slot_writes(*self.routed[slot])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lensd_api import Site
+from lensd_api import Site, upload
 from lensd_server.engine.anatomy.attention import AttentionCall
 from lensd_server.engine.anatomy.experts import RoutedExperts
 from lensd_server.engine.anatomy.gather import Gather, padded_sources
@@ -16,7 +16,6 @@ from lensd_server.engine.anatomy.past import LaneCache
 from lensd_server.engine.anatomy.sites import UNLAYERED
 from lensd_server.engine.anatomy.skeleton import first_tensor, rows_of
 from lensd_server.engine.anatomy.structure import Structure
-from lensd_server.engine.numbers import numbers_on
 
 
 def count_hooks(module: nn.Module) -> int:
@@ -65,7 +64,7 @@ class HookSet:
         asked = dict.fromkeys(flat for g in gathers if g.wants_logits for flat in g.flat) or {0: None}
         slot = {flat: number for number, flat in enumerate(asked)}
         device = structure.skeleton.device
-        self._head_index = numbers_on(device, list(asked))
+        self._head_index = upload(list(asked), device, torch.long)
         self._head_slots = {id(g): _slots(g, slot, device) for g in gathers if g.wants_logits}
 
     @property
@@ -163,7 +162,7 @@ class HookSet:
 def _slots(gather: Gather, slot: Mapping[int, int], device: torch.device) -> Tensor | None:
     """Where the head's output has the positions of ``gather``; ``None`` if they are all of it, in order."""
     slots = [slot[flat] for flat in gather.flat]
-    return None if slots == list(range(len(slot))) else numbers_on(device, slots)
+    return None if slots == list(range(len(slot))) else upload(slots, device, torch.long)
 
 
 def point_of(structure: Structure, site: Site, layer: int) -> Point | None:

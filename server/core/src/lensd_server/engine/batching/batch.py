@@ -81,7 +81,7 @@ def pad(steps: Sequence[Step], cache: LaneCache | None = None) -> Inputs:
         tokens.append((*row.tokens[step.start : step.stop], *after))
         masks.append((*(0,) * (offset - step.start), *seen, *after))
     # One tensor of all rows: one for each took longer than the forward of a small model.
-    input_ids, mask = torch.tensor(tokens), torch.tensor(masks)
+    input_ids, mask = torch.tensor(tokens, dtype=torch.long), torch.tensor(masks, dtype=torch.long)
     # A model left to itself may count positions from the mask (OPT): say them whenever a row is special.
     plain = all(step.row.attention_mask is None and step.row.position_ids is None for step in steps)
     position_ids = None

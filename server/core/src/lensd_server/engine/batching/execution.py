@@ -102,6 +102,9 @@ class BatchExecution:
         failed = batch.failed
         # What was captured for all of them must not be held while some are tried again.
         del batch, fetched
+        for _, error in failed:
+            self._check_device(error)
+            let_go(error)
         for members, error in failed:
             self._blame(members, error, alone=len(rows) == 1)
 
@@ -206,8 +209,6 @@ class BatchExecution:
 
     def _blame(self, members: Sequence[QueuedRow], error: BaseException, *, alone: bool) -> None:
         """A reduce failed: fail the call it belongs to, which needs another try if there are several."""
-        self._check_device(error)
-        let_go(error)
         if is_out_of_memory(error):
             if alone:
                 members[0].call.fail(out_of_memory(self._device.name, 1, members[0].length))

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lensd_api import Site
-from lensd_server.engine.numbers import numbers_on
+from lensd_api import Site, upload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,9 +33,11 @@ def cut(values: Mapping[Site, Tensor], lengths: Sequence[int]) -> list[dict[Site
 
 def join(pieces: Sequence[Piece]) -> dict[Site, Tensor]:
     """All captures of a row, in the order in which it asked for their positions."""
+    if not pieces[0].values:
+        return {}
     order = [place for piece in pieces for place in piece.asked]
     device = next(iter(pieces[0].values.values())).device
-    back = numbers_on(device, sorted(range(len(order)), key=order.__getitem__))
+    back = upload(sorted(range(len(order)), key=order.__getitem__), device, torch.long)
     return {site: torch.cat([piece.values[site] for piece in pieces])[back] for site in pieces[0].values}
 
 

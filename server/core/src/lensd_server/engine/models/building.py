@@ -18,7 +18,8 @@ from transformers import modeling_utils
 #: What creates a tensor, and takes the element type it is to have.
 _CREATES: Callable[[], set[Callable[..., Any]]] = _device_constructors
 
-_one_at_a_time = threading.Lock()
+# While a module is built, transformers also replaces functions of its own.
+_one_at_a_time = threading.RLock()
 
 
 class DefaultDtype(TorchFunctionMode):
@@ -50,21 +51,14 @@ def _is_given(args: tuple[Any, ...]) -> bool:
 
 
 @contextmanager
-def building() -> Iterator[None]:
-    """Around ``from_pretrained``."""
-    with _one_at_a_time:
-        original = modeling_utils.local_torch_dtype
-        modeling_utils.local_torch_dtype = _local_dtype
-        try:
-            yield
-        finally:
-            modeling_utils.local_torch_dtype = original
-
-
-@contextmanager
 def _local_dtype(dtype: torch.dtype, model_class_name: str | None = None) -> Iterator[None]:
-    """In place of transformers' own."""
+    """In place of transformers' own, around the making of a module, though not the reading of its weights."""
     if not dtype.is_floating_point:
         raise ValueError(f"{model_class_name or 'a model'} cannot be built in {dtype}: it holds no fractions")
-    with DefaultDtype(dtype):
+    with _one_at_a_time, DefaultDtype(dtype):
         yield
+
+
+def build_beside_others() -> None:
+    """Has ``from_pretrained`` build modules like that from now on."""
+    modeling_utils.local_torch_dtype = _local_dtype

@@ -31,7 +31,7 @@ from lensd_server.engine.anatomy.inspect import InspectedModel, inspect_model
 from lensd_server.engine.batching.price import Price, Prices
 from lensd_server.engine.device import Device, choose_dtype, dtype_name, set_cpu_threads
 from lensd_server.engine.handle import Card
-from lensd_server.engine.models.building import building
+from lensd_server.engine.models.building import build_beside_others
 from lensd_server.engine.models.checkpoint import read_checkpoint
 from lensd_server.engine.models.conversion import ConversionCache
 from lensd_server.engine.models.digests import Digests
@@ -167,8 +167,8 @@ def read_weights(folder: Path, device: Device, dtype: str) -> PreTrainedModel:
     }
     try:
         # What goes to a GPU is copied there at once, from a mapped file.
-        with building():
-            loaded = _build(folder, wanted) if device.is_cpu else _load(folder, wanted)
+        build_beside_others()
+        loaded = _build(folder, wanted) if device.is_cpu else _load(folder, wanted)
     except SafetensorError as error:
         raise LoadFailed(
             f"the weights in {folder} are damaged or incomplete; fetch the checkpoint again"

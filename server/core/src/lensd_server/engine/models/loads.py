@@ -15,7 +15,7 @@ import structlog
 from lensd_api import DeviceLost, Draining, LensdError, LoadFailed
 from lensd_server.engine.batching.batcher import Batcher, BatchLimits
 from lensd_server.engine.device import Device
-from lensd_server.engine.device_faults import device_lost, is_beyond_repair, is_out_of_memory, keep
+from lensd_server.engine.device_faults import device_lost, is_out_of_memory
 from lensd_server.engine.events import ModelState
 from lensd_server.engine.faults import internal_failure
 from lensd_server.engine.models.claims import Claim
@@ -96,7 +96,7 @@ class Loads:
         """Frees a model that :meth:`Slot.take_out` took off ``slot``. ``mine`` holds the last reference to it."""
         mine[0].batcher.close()
         device = mine.pop().loaded.device
-        device.release()
+        device.leave()
         with self._shelf.changed:
             self.line.freed_at = self._clock()
             slot.state, slot.yields_to, slot.detail = ModelState.COLD, None, ""
@@ -164,7 +164,7 @@ class Loads:
         except NoRoomForAnother as lack:
             outcome, no_room = "cancelled", str(lack)
         except BaseException as fault:  # transformers, a plugin's source, the disk: a load fails alone
-            outcome, error = "failed", _explain(slot, fault)
+            outcome, error = "failed", self._explain(slot, fault)
         # The fault is forgotten by now, and with it the frames that held what was half loaded.
         took = self._clock() - started - waited
         if model is not None:
@@ -328,6 +328,23 @@ class Loads:
                     self._mark_failed(other, error)
             model.refuse(error)
 
+    def _explain(self, slot: Slot, fault: BaseException) -> LensdError:
+        """Why a load failed, without what the fault holds on to."""
+        if isinstance(fault, LensdError):
+            return again(fault)
+        place = None if slot.reservation is None else slot.reservation.device
+        if place is not None and self._devices.open(place).is_lost(fault):
+            return device_lost(place)
+        if is_out_of_memory(fault):
+            return LoadFailed(
+                f"{place or 'the machine'} ran out of memory while model {slot.name} was loaded; something else uses "
+                "it, or limits.memory_bytes is more than there is",
+                reason="DEVICE_OOM",
+                retry_after_s=30.0,
+            )
+        hidden = internal_failure(fault, f"loading model {slot.name}")
+        return LoadFailed(hidden.message, metadata=hidden.metadata)
+
     def _mark_failed(self, slot: Slot, error: LensdError) -> None:
         slot.failures += 1
         slot.retry_at = self._clock() + min(MAX_BACKOFF_S, 2.0**slot.failures)
@@ -335,25 +352,6 @@ class Loads:
             slot.retry_at = float("inf")
         slot.state, slot.problem, slot.error = ModelState.FAILED, error.message, again(error)
         slot.order, slot.ordered = 0, False
-
-
-def _explain(slot: Slot, fault: BaseException) -> LensdError:
-    """Why a load failed, without what the fault holds on to."""
-    if isinstance(fault, LensdError):
-        return again(fault)
-    if is_beyond_repair(fault):
-        keep(fault)
-        return device_lost("the device" if slot.reservation is None else slot.reservation.device)
-    if is_out_of_memory(fault):
-        device = "the device" if slot.reservation is None else slot.reservation.device
-        return LoadFailed(
-            f"{device} ran out of memory while model {slot.name} was loaded; something else uses it, or "
-            "limits.memory_bytes is more than there is",
-            reason="DEVICE_OOM",
-            retry_after_s=30.0,
-        )
-    hidden = internal_failure(fault, f"loading model {slot.name}")
-    return LoadFailed(hidden.message, metadata=hidden.metadata)
 
 
 def again(error: LensdError, retry_after_s: float | None = None) -> LensdError:
