@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensd_api import Site, upload
+from lensd_api import Site
 from lensd_dla.pullback import FrozenWrite, freeze_write, widen
 from lensd_dla.scene import Quantities, Scene, places_by_layer, stack_layers
+from lensd_dla.upload import upload
 
 
 def split_heads(scene: Scene) -> Quantities:

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensd_api import ModelView, Site, Stack, Unit, upload
+from lensd_api import ModelView, Site, Stack, Unit
 from lensd_dla.attention_split import split_heads, split_sources
 from lensd_dla.mlp_split import split_experts, split_neurons
 from lensd_dla.pullback import freeze_read, widen
 from lensd_dla.reading import Reading, pack
 from lensd_dla.readout import ReadOut
 from lensd_dla.scene import Quantities, Scene
+from lensd_dla.upload import upload
 
 _NONE = -1
 

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lensd_api import ModelView, Site, Stack, upload
+from lensd_api import ModelView, Site, Stack
 from lensd_dla.pullback import FrozenRead, widen
+from lensd_dla.upload import upload
 
 #: Named numbers of a batch, each [pos, ...]; ``name:effect`` is the direct effect beside ``name``.
 Quantities = dict[str, Tensor]

@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensd_api import ModelView, Site, Stack, upload
+from lensd_api import ModelView, Site, Stack
 from lensd_shop_r1.params import SelfCertainty
+from lensd_shop_r1.upload import upload
 
 #: Vocabulary-wide logits that exist at once, in bytes of fp32. Two more such blocks are worked in.
 BLOCK_BYTES = 24 * 2**20

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lensd_api import upload
+from lensd_vsa_probe.upload import upload
 
 Pooling = Literal["kmeans_sum", "sum", "concat"]
 

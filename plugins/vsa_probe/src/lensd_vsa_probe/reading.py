@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lensd_api import Anatomy, Capture, ModelView, Reduce, Site, Stack, upload
+from lensd_api import Anatomy, Capture, ModelView, Reduce, Site, Stack
 from lensd_vsa_probe.pooling import Pooling, pool
+from lensd_vsa_probe.upload import upload
 
 #: The model's own likeliest next tokens that are kept.
 TOP_TOKENS = 5

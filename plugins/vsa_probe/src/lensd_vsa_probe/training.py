@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensd_api import upload
 from lensd_vsa_probe.algebra import bipolar
 from lensd_vsa_probe.encoder import Encoder, initialise, loss
 from lensd_vsa_probe.listing import floats
 from lensd_vsa_probe.schedule import Schedule, one_cycle, warm_restarts
+from lensd_vsa_probe.upload import upload
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,6 @@ from lensd_api.params import BaseParams
 from lensd_api.patience import patiently
 from lensd_api.results import Edge, Graph, ItemError, Node, Record, Result, Span, Table, Tensor, Text
 from lensd_api.statistics import TokenStatistics
-from lensd_api.uploading import upload
 
 __version__ = "0.1.0"
 
@@ -149,5 +148,4 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "patiently",
-    "upload",
 ]

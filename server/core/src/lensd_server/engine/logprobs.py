@@ -6,7 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lensd_api import Capture, ModelView, Reduce, Row, Site, Stack, TokenStatistics, upload
+from lensd_api import Capture, ModelView, Reduce, Row, Site, Stack, TokenStatistics
+from lensd_server.engine.upload import upload
 
 T = TypeVar("T")
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lensd_api import ModelView, Site, Stack, upload
+from lensd_api import ModelView, Site, Stack
 from lensd_server.engine.logprobs import positions_at_once
+from lensd_server.engine.upload import upload
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lensd_api import Site, upload
+from lensd_api import Site
 from lensd_server.engine.anatomy.experts import RoutedExperts
 from lensd_server.engine.anatomy.sites import UNLAYERED
 from lensd_server.engine.anatomy.structure import Structure
+from lensd_server.engine.upload import upload
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lensd_api import Site, upload
+from lensd_api import Site
 from lensd_server.engine.anatomy.attention import AttentionCall
 from lensd_server.engine.anatomy.experts import RoutedExperts
 from lensd_server.engine.anatomy.gather import Gather, padded_sources
@@ -16,6 +16,7 @@ from lensd_server.engine.anatomy.past import LaneCache
 from lensd_server.engine.anatomy.sites import UNLAYERED
 from lensd_server.engine.anatomy.skeleton import first_tensor, rows_of
 from lensd_server.engine.anatomy.structure import Structure
+from lensd_server.engine.upload import upload
 
 
 def count_hooks(module: nn.Module) -> int:

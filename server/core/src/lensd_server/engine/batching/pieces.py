@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lensd_api import Site, upload
+from lensd_api import Site
+from lensd_server.engine.upload import upload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
