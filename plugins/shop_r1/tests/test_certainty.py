@@ -1,5 +1,6 @@
 """The numbers reduced on the device: blocks, uniform predictions, extremes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -30,6 +31,9 @@ class View:
     def logits(self, residual: Tensor) -> Tensor:
         self.most = max(self.most, len(residual))
         return residual
+
+    def upload(self, values: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype)
 
 
 def numbers(logits: Tensor, tokens: tuple[int, ...]) -> TokenNumbers:

@@ -13,7 +13,6 @@ from torch import Tensor
 from lensd_api import Site
 from lensd_dla.pullback import FrozenWrite, freeze_write, widen
 from lensd_dla.scene import Quantities, Scene, places_by_layer, stack_layers
-from lensd_dla.upload import upload
 
 
 def split_heads(scene: Scene) -> Quantities:
@@ -103,7 +102,7 @@ def _by_source(
 def _largest(scene: Scene, row: int, sources: Float[Tensor, "pos layer head src"]) -> tuple[Tensor, Tensor]:
     """The ``top_k`` of each position by magnitude, and where they are; short rows are filled up."""
     _, layers, heads, length = sources.shape
-    positions = upload(scene.stack.positions[row], sources.device)
+    positions = scene.view.upload(scene.stack.positions[row])
     seen = torch.arange(length, device=sources.device) <= positions[:, None]
     magnitude = sources.abs().masked_fill(~seen[:, None, None], -1.0).flatten(1)
     count = min(scene.top_k, layers * heads * length)
@@ -122,11 +121,11 @@ def _largest(scene: Scene, row: int, sources: Float[Tensor, "pos layer head src"
 def _source_effects(scene: Scene, writes: Sequence[FrozenWrite], place: Tensor) -> Float[Tensor, "pos k"]:
     effects = torch.zeros(place.shape[:2], device=place.device, dtype=scene.read.pulled.dtype)
     begins = [scene.stack.src_slice_of(row).start for row in range(len(scene.stack))]
-    starts = upload(
-        [start for start, own in zip(begins, scene.stack.positions, strict=True) for _ in own], place.device
+    starts = scene.view.upload(
+        [start for start, own in zip(begins, scene.stack.positions, strict=True) for _ in own]
     )
     heads = scene.stack.values[Site.HEADS].shape[2:]
-    for number, pos, k in places_by_layer(place):
+    for number, pos, k in places_by_layer(scene, place):
         write = writes[number]
         head, src = place[pos, k, 1], place[pos, k, 2]
         values = scene.stack.values[Site.VALUES][starts[pos] + src, number, head]

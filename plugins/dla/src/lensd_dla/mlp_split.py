@@ -69,7 +69,7 @@ def _effects(scene: Scene, place: Tensor) -> Quantities:
     biases = [
         None if write.bias is None else scene.read.effects(write.bias_written())[:, 0] for _, write in layers
     ]
-    for number, pos, k in places_by_layer(place):
+    for number, pos, k in places_by_layer(scene, place):
         inputs, write = layers[number]
         neuron = place[pos, k, 1]
         raw = widen(write.write.weight)[neuron] * inputs[pos, neuron][:, None]

@@ -18,7 +18,6 @@ from lensd_dla.pullback import freeze_read, widen
 from lensd_dla.reading import Reading, pack
 from lensd_dla.readout import ReadOut
 from lensd_dla.scene import Quantities, Scene
-from lensd_dla.upload import upload
 
 _NONE = -1
 
@@ -38,7 +37,7 @@ class Attribute:
 
     def __call__(self, stack: Stack, view: ModelView) -> list[Reading]:
         read_outs: Sequence[ReadOut] = stack.args
-        targets, contrasts = _tokens(stack, read_outs)
+        targets, contrasts = _tokens(stack, view, read_outs)
         direction = _directions(stack, view, targets, contrasts)
         read = freeze_read(stack.values[Site.FINAL_RESIDUAL], direction, view)
         scene = Scene(stack, view, read, self.top_k, self.direct_effect)
@@ -132,9 +131,8 @@ def _of_tokens(
     }
 
 
-def _tokens(stack: Stack, read_outs: Sequence[ReadOut]) -> tuple[Tensor, Tensor]:
+def _tokens(stack: Stack, view: ModelView, read_outs: Sequence[ReadOut]) -> tuple[Tensor, Tensor]:
     """Target and contrast at every position; ``_NONE`` where a direction or nothing is given."""
-    device = stack.values[Site.FINAL_RESIDUAL].device
     chosen: list[int] = []
     contrasts: list[int] = []
     default: list[bool] = []
@@ -143,11 +141,11 @@ def _tokens(stack: Stack, read_outs: Sequence[ReadOut]) -> tuple[Tensor, Tensor]
         chosen += target if isinstance(target, tuple) else [_NONE if target is None else target] * count
         contrasts += [_NONE if read_out.contrast is None else read_out.contrast] * count
         default += [target is None and read_out.direction is None] * count
-    targets = upload(chosen, device)
+    targets = view.upload(chosen)
     if any(default):
         top = stack.values[Site.RAW_LOGITS].argmax(-1)
-        targets = torch.where(upload(default, device), top, targets)
-    return targets, upload(contrasts, device)
+        targets = torch.where(view.upload(default), top, targets)
+    return targets, view.upload(contrasts)
 
 
 def _directions(
@@ -159,7 +157,7 @@ def _directions(
     direction = direction - contrast * (contrasts != _NONE)[:, None]
     for row, read_out in enumerate(stack.args):
         if read_out.direction is not None:
-            direction[stack.slice_of(row)] = upload(read_out.direction, direction.device)
+            direction[stack.slice_of(row)] = view.upload(read_out.direction)
     return direction
 
 

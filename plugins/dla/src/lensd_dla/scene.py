@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lensd_api import ModelView, Site, Stack
 from lensd_dla.pullback import FrozenRead, widen
-from lensd_dla.upload import upload
 
 #: Named numbers of a batch, each [pos, ...]; ``name:effect`` is the direct effect beside ``name``.
 Quantities = dict[str, Tensor]
@@ -40,7 +39,9 @@ def stack_layers(name: str, layers: Sequence[Tensor | None]) -> Quantities:
     return {name: torch.stack([zero if layer is None else layer for layer in layers], 1)}
 
 
-def places_by_layer(place: Int64[Tensor, "pos k place"]) -> Iterator[tuple[int, Tensor, Tensor]]:
+def places_by_layer(
+    scene: Scene, place: Int64[Tensor, "pos k place"]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Layers named first in ``place``, each with the positions and ranks [n] at which it is named.
 
     Found on the host: one wait for the device, where looking for each layer there would take as many.
@@ -49,4 +50,4 @@ def places_by_layer(place: Int64[Tensor, "pos k place"]) -> Iterator[tuple[int, 
     for number in range(int(layers.max()) + 1):
         pos, k = torch.nonzero(layers == number, as_tuple=True)
         if len(pos):
-            yield number, upload(pos, place.device), upload(k, place.device)
+            yield number, scene.view.upload(pos), scene.view.upload(k)

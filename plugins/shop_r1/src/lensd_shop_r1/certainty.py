@@ -21,7 +21,6 @@ from torch import Tensor
 
 from lensd_api import ModelView, Site, Stack
 from lensd_shop_r1.params import SelfCertainty
-from lensd_shop_r1.upload import upload
 
 #: Vocabulary-wide logits that exist at once, in bytes of fp32. Two more such blocks are worked in.
 BLOCK_BYTES = 24 * 2**20
@@ -60,13 +59,12 @@ def token_numbers(stack: Stack, view: ModelView) -> Sequence[Tensor]:
     A ``Reduce`` function over ``Site.FINAL_RESIDUAL``; the last position of a row is never asked for.
     """
     residual = stack.values[Site.FINAL_RESIDUAL]
-    following = upload(
+    following = view.upload(
         [
             tokens[position + 1]
             for tokens, asked in zip(stack.tokens, stack.positions, strict=True)
             for position in asked
         ],
-        residual.device,
         torch.long,
     )
     found = torch.empty(len(following), 3, dtype=torch.float32, device=residual.device)

@@ -5,8 +5,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lensd_vsa_probe.upload import upload
-
 Pooling = Literal["kmeans_sum", "sum", "concat"]
 
 #: Sixteen points settle within a few rounds; the bound is for what never does.
@@ -37,7 +35,7 @@ def cluster(points: Tensor, k: int, seed: int) -> Tensor:
     count = points.shape[1]
     k = min(k, count)
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k]
-    centroids = points[:, upload(chosen, points.device)]
+    centroids = points[:, chosen.to(points.device)]
     assigned: Tensor | None = None
     look_every = LOOK_EVERY[points.device.type]
     for number in range(MAX_ROUNDS):

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lensd_api import Anatomy, Capture, ModelView, Reduce, Site, Stack
 from lensd_vsa_probe.pooling import Pooling, pool
-from lensd_vsa_probe.upload import upload
 
 #: The model's own likeliest next tokens that are kept.
 TOP_TOKENS = 5
@@ -63,19 +62,19 @@ def read_states(stack: Stack, view: ModelView) -> list[StateReading]:
     readings: list[StateReading | None] = [None] * len(stack)
     for spec in dict.fromkeys(stack.args):
         rows = [row for row, other in enumerate(stack.args) if other == spec]
-        own = upload(rows, logits.device)
+        own = view.upload(rows)
         pooled = pool(stack.values[Site.BLOCK_OUT][own], spec.pooling, spec.k, spec.seed)
-        lens = _restricted(logits[own], spec.lens_tokens)
+        lens = _restricted(logits[own], spec.lens_tokens, view)
         for i, row in enumerate(rows):
             readings[row] = StateReading(pooled[i], embedded[row], top.indices[row], top.values[row], lens[i])
     return [reading for reading in readings if reading is not None]
 
 
-def _restricted(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+def _restricted(logits: Tensor, tokens: Sequence[int], view: ModelView) -> Tensor:
     """[n, 5]: the likeliest of ``tokens``, best first."""
     found = torch.full((len(logits), 5), -1, dtype=torch.long, device=logits.device)
     if tokens:
-        allowed = upload(tokens, logits.device)
+        allowed = view.upload(tokens)
         best = logits[:, allowed].topk(min(5, len(allowed)), dim=-1).indices
         found[:, : best.shape[1]] = allowed[best]
     return found

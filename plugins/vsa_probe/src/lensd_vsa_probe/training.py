@@ -15,7 +15,6 @@ from lensd_vsa_probe.algebra import bipolar
 from lensd_vsa_probe.encoder import Encoder, initialise, loss
 from lensd_vsa_probe.listing import floats
 from lensd_vsa_probe.schedule import Schedule, one_cycle, warm_restarts
-from lensd_vsa_probe.upload import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +140,7 @@ class Trainer:
         within = self.step % self._batches
         self._seed(self._ordering, 1, self.epoch)
         order = torch.randperm(len(self.data.states), generator=self._ordering)
-        rows = order[within * self.recipe.batch : (within + 1) * self.recipe.batch]
-        rows = upload(rows, self.data.states.device)
+        rows = order[within * self.recipe.batch : (within + 1) * self.recipe.batch].to(self._device)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         with torch.enable_grad():

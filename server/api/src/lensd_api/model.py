@@ -15,6 +15,7 @@ from lensd_api.generation import Generated, NewToken, Sampling
 from lensd_api.statistics import TokenStatistics
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 R_co = TypeVar("R_co", covariant=True)
@@ -120,6 +121,16 @@ class ModelView(Protocol):
 
     def logits(self, residual: "Tensor") -> "Tensor":
         """What the model would return for ``residual`` [n, d_model] before the final norm: [n, vocab]."""
+        ...
+
+    def upload(
+        self, values: "Sequence[int] | Sequence[float] | Tensor", dtype: "torch.dtype | None" = None
+    ) -> "Tensor":
+        """``values``, positions or token ids for instance, as a tensor on the model's device.
+
+        On a GPU the copy is queued behind the forward. ``torch.tensor(values, device=...)`` would wait for it, and
+        so does indexing with a list.
+        """
         ...
 
     def cached(self, key: str, build: "Callable[[], Tensor]") -> "Tensor":

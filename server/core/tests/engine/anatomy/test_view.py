@@ -48,3 +48,12 @@ def test_a_part_of_a_tensor_counts_with_all_that_it_keeps_alive():
     view = inspect_model(TINY["llama"]()).view
     view.cached("part", lambda: torch.zeros(10)[:1])
     assert view.cached_bytes == 40
+
+
+def test_numbers_are_where_the_model_is_and_of_a_stated_element_type():
+    view = inspect_model(TINY["llama"]()).view
+    assert torch.equal(view.upload([3, 1]), torch.tensor([3, 1]))
+    assert view.upload([0.5], torch.float64).dtype == torch.float64
+    assert view.upload([], torch.long).dtype == torch.long
+    there = torch.arange(3)
+    assert view.upload(there) is there

@@ -1,7 +1,7 @@
 """The weights an analyzer may read in a reduce, on the model's device."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -14,6 +14,7 @@ from lensd_server.engine.anatomy.norms import VerifiedNorm
 from lensd_server.engine.anatomy.readout import ReadOut
 from lensd_server.engine.anatomy.skeleton import Skeleton
 from lensd_server.engine.anatomy.sublayers import SubLayer
+from lensd_server.engine.upload import upload
 
 #: What is kept of tensors derived from weights, at most: so much of the weights' own size.
 _KEPT_SHARE = 1 / 20
@@ -74,6 +75,12 @@ class WeightView:
             if self.read_out.norm_module is not None:
                 x = self.read_out.norm_module(x)
             return self.read_out.transform(self.skeleton.head(x))
+
+    def upload(
+        self, values: Sequence[int] | Sequence[float] | Tensor, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """See :meth:`lensd_api.ModelView.upload`."""
+        return upload(values, self.skeleton.device, dtype)
 
     def cached(self, key: str, build: Callable[[], Tensor]) -> Tensor:
         """See :meth:`lensd_api.ModelView.cached`."""
