@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 #: The least and the most padded tokens a batch may hold, whatever is measured at warm-up: with more,
 #: everybody only waits for the slowest row, and what a batch occupies is bounded.
-BATCH_TOKENS = {"cpu": (128, 2048), "cuda": (1024, 16384)}
+BATCH_TOKENS = {"cpu": (256, 2048), "cuda": (1024, 16384)}
 
 #: Bytes of keys and values that may be kept of a model's rows, or laid out for one batch.
 CACHE_BYTES = {"cpu": 2**29, "cuda": 2**32}

@@ -1,6 +1,7 @@
 """What a forward costs is measured once, and is believed only where it can be true."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from lensd_server.engine.batching import price
 from lensd_server.engine.batching.pace import Pace
-from lensd_server.engine.batching.price import LONGEST_S, Price, Prices
+from lensd_server.engine.batching.price import LONGEST_S, REPEATS, Price, Prices
 
 LINE = Price.linear(0.066, 0.00163)
 FLAT = Price(((8, 0.005), (1024, 0.005), (2048, 0.009)))
@@ -28,10 +29,14 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         def __init__(self) -> None:
             self.sizes: list[int] = []
+            #: How often other work makes a size take thrice as long.
+            self.held_up: Counter[int] = Counter()
 
         def __call__(self, model: Any, device: Any, lengths: Sequence[int]) -> float:
-            self.sizes.append(sum(lengths))
-            return self.truth.seconds(sum(lengths))
+            size = sum(lengths)
+            self.sizes.append(size)
+            self.held_up[size] -= 1
+            return self.truth.seconds(size) * (3.0 if self.held_up[size] >= 0 else 1.0)
 
     fake = Timed()
     monkeypatch.setattr(price, "time_forward", fake)
@@ -106,6 +111,18 @@ def test_a_forward_that_once_was_quicker_than_a_smaller_one_costs_as_much(tiny: 
     assert [seconds for _, seconds in price_of(Prices(), tiny).points[:2]] == [0.02, 0.02]
 
 
+def test_a_size_that_others_slowed_down_is_tried_again(tiny: Any, timed: Any) -> None:
+    """One burst of other work must not have the device taken for saturated, for good."""
+    timed.held_up[128] = 1
+    assert price_of(Prices(), tiny).points == tuple((size, LINE.seconds(size)) for size in (8, 64, 128))
+    assert timed.sizes.count(128) == 1 + REPEATS
+
+
+def test_no_forward_costs_more_than_the_smaller_ones_it_could_be(tiny: Any, timed: Any) -> None:
+    timed.held_up[128] = 1000
+    assert price_of(Prices(), tiny).seconds(128) == pytest.approx(2 * LINE.seconds(64))
+
+
 def test_a_measurement_is_remembered(tiny: Any, timed: Any, tmp_path: Path) -> None:
     first = price_of(Prices(tmp_path), tiny)
     count = len(timed.sizes)
@@ -135,6 +152,7 @@ def test_what_was_measured_on_a_busy_machine_is_measured_again(tiny: Any, timed:
         {"points": [[8, -1.0], [64, 0.1]]},
         {"points": [[8, "x"], [64, 0.1]]},
         {"points": [[8, 0.1], [64, float("inf")]]},
+        {"points": [[8, 0.1], [64, 0.2], [128, 0.5]]},
     ],
 )
 def test_a_damaged_memory_is_measured_again(tiny: Any, timed: Any, tmp_path: Path, damage: Any) -> None:

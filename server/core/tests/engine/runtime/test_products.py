@@ -132,7 +132,7 @@ WEIGHT = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(2))
 
 def known(delay: Callable[[int], float], wrong: float = 0.0) -> Callable[..., Tensor]:
     """A product whose answers are there already, and take as long as ``delay`` says for so many rows."""
-    inputs = torch.randn((products.ROWS, 1024), generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn((max(products.ROWS), 1024), generator=torch.Generator().manual_seed(0))
     answers = inputs @ WEIGHT.T + wrong
 
     def product(inputs: Tensor, *_: Any) -> Tensor:
@@ -147,6 +147,10 @@ def test_what_is_quicker_is_used_from_as_many_rows_on() -> None:
     assert least_rows(known(lambda rows: 0.0), WEIGHT, None) == 1
     assert least_rows(known(lambda rows: 0.0 if rows > 1 else 0.1), WEIGHT, None) == 2
     assert least_rows(known(lambda rows: 0.2), WEIGHT, None) is None
+
+
+def test_what_is_quicker_for_a_short_text_only_is_not_used() -> None:
+    assert least_rows(known(lambda rows: 0.0 if rows < max(products.ROWS) else 0.2), WEIGHT, None) is None
 
 
 def test_what_is_quick_but_wrong_or_absent_is_not_used() -> None:

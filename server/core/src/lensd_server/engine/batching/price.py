@@ -33,13 +33,16 @@ REPEATS = 3
 OUTDONE = 0.8
 #: No forward is timed that should take longer than this, so that measuring stays a small part of a start.
 LONGEST_S = 0.4
+#: What is proportional may not be so to the last digit.
+_ROUNDED = 1 + 1e-9
 #: A device is saturated where twice the tokens bring at most this much more throughput.
 GAIN = 0.04
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Seconds of a forward at some sizes: at least two, sizes rising, seconds never falling."""
+    """Seconds of a forward at some sizes: at least two, sizes rising, seconds never falling, nor those for a token
+    rising."""
 
     points: tuple[tuple[int, float], ...]
 
@@ -121,11 +124,26 @@ def measure(model: InspectedModel, device: Device) -> Price:
         if len(points) > 1 and (tokens > most or Price(tuple(points)).seconds(tokens) > LONGEST_S):
             break
         seconds = _quickest(model, device, lengths)
-        points.append((tokens, max(seconds, points[-1][1] if points else 0.0)))
-        (few, quick), (many, slow) = points[-2:] if len(points) > 1 else ((0, 0.0), points[0])
-        if few >= ORDINARY and many * quick <= (1 + GAIN) * few * slow:
+        if points and _hardly_pays(points[-1], (tokens, seconds)):
+            # The end of all gain, or somebody else's work just now: too small a batch would cost much for long.
+            seconds = min(seconds, _quickest(model, device, lengths))
+        points.append((tokens, _believable(points, tokens, seconds)))
+        if len(points) > 1 and points[-2][0] >= ORDINARY and _hardly_pays(*points[-2:]):
             break
     return Price(tuple(points))
+
+
+def _hardly_pays(few: tuple[int, float], many: tuple[int, float]) -> bool:
+    """Whether forwards of ``many`` tokens bring hardly more throughput than those of ``few``."""
+    return many[0] * few[1] <= (1 + GAIN) * few[0] * many[1]
+
+
+def _believable(points: Sequence[tuple[int, float]], tokens: int, seconds: float) -> float:
+    """What a forward can have taken by what smaller ones took: no less, and no more than several of those."""
+    if not points:
+        return seconds
+    few, quick = points[-1]
+    return min(max(seconds, quick), quick * tokens / few)
 
 
 def _quickest(model: InspectedModel, device: Device, lengths: Sequence[int]) -> float:
@@ -176,5 +194,6 @@ def _read(memo: Path) -> Price | None:
     except (OSError, ValueError, TypeError, KeyError):  # absent or damaged: measure again
         return None
     sound = len(points) > 1 and points[0][0] > 0 and points[0][1] > 0.0 and math.isfinite(points[-1][1])
-    rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(points))
+    # Of an earlier version one may say that a token costs more in a larger forward.
+    rising = all(a[0] < b[0] and a[1] <= b[1] <= a[1] * b[0] / a[0] * _ROUNDED for a, b in pairwise(points))
     return Price(points) if sound and rising else None
