@@ -33,6 +33,7 @@ from lensd_server.engine.events import (
     ModelStatus,
     Usage,
 )
+from lensd_server.engine.soundness import ResultCheck
 from lensd_server.plugins import AnalyzerRegistry
 from lensd_server.rpc.analysis import AnalysisServicer
 from lensd_server.rpc.analyzers import AnalyzerServicer
@@ -77,8 +78,9 @@ class ScriptedExecutor:
         ended = self.ended.setdefault(request.request_id, asyncio.Event())
         try:
             yield Accepted(request.analyzer, "1.0", "dist", request.model, ModelState.RESIDENT, "rev", 0)
+            check = ResultCheck(request.analyzer, message_bytes=2**20, part_bytes=2**19)
             async for event in self.scripts[request.analyzer](request):
-                yield event
+                yield check.found(event.result) if isinstance(event, Found) else event
             yield Completed("rev", Usage(total_s=0.5, rows=2))
         finally:
             ended.set()

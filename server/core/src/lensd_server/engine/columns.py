@@ -1,7 +1,7 @@
 """Columns of a table as an analyzer gave them: their type, their values and what a row takes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -56,9 +56,9 @@ class Column:
         sizes = (0 if value is None else len(value.encode()) for value in self.values)
         return np.fromiter(sizes, dtype=np.int64, count=len(self.values)) + self._width
 
-    def own_values(self) -> "list[Any] | np.ndarray[Any, Any]":
-        """Its values without ties to what they were read from; lists have none."""
-        return self.values.copy() if isinstance(self.values, np.ndarray) else self.values
+    def without_ties(self) -> "Column":
+        """The same, in memory of its own where it is an array of the analyzer's; lists are copies already."""
+        return replace(self, values=self.values.copy()) if isinstance(self.values, np.ndarray) else self
 
     def memory_bytes(self) -> int:
         """About what its values occupy here."""

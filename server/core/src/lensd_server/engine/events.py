@@ -15,6 +15,8 @@ from lensd_api.results import Result
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lensd_server.engine.columns import Column
+
 
 class ModelState(StrEnum):
     """Where a model is in its life."""
@@ -155,10 +157,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The analyzer yielded a result, which has been checked; ``size_bytes`` is about what it occupies."""
+    """The analyzer yielded a result, which has been checked; ``size_bytes`` is about what it occupies,
+    ``columns`` are those of a table as the check has read them."""
 
     result: Result
     size_bytes: int = 0
+    columns: "tuple[Column, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)

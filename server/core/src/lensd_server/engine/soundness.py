@@ -79,20 +79,20 @@ class ResultCheck:
                 raise Unsound("was complete already")
             if (open_ := self._open.get(key)) is not None and type(result) not in (open_.of, ItemError):
                 raise Unsound(f"began as a {open_.of.__name__.lower()} and goes on as something else")
-            checked, size = self._value(result)
+            found = self._value(result)
         except Unsound as fault:
             raise self._refusal(result.name, str(fault)) from fault
         if getattr(result, "last", True):
             self._done.add(key)
             self._open.pop(key, None)
-        return Found(checked, size)
+        return found
 
     def finish(self) -> None:
         """The analyzer is done. Raises InvalidResult when a result of several parts is not."""
         for name, _ in self._open:
             raise self._refusal(name, "is left without a last part: yield one with last=True")
 
-    def _value(self, result: Result) -> tuple[Result, int]:
+    def _value(self, result: Result) -> Found:
         match result:
             case Table():
                 return self._table(result)
@@ -103,15 +103,15 @@ class ResultCheck:
             case Record():
                 values, size = plain(_mapping(result.values, "values"))
                 self._fits(size)
-                return replace(result, values=values), size * _IN_MEMORY
+                return Found(replace(result, values=values), size * _IN_MEMORY)
             case Text():
                 return self._text(result)
             case ItemError():
                 if not isinstance(cast("object", result.error), LensdError):
                     raise Unsound("the error of an item must be a LensdError")
-                return result, _ENVELOPE
+                return Found(result, _ENVELOPE)
 
-    def _table(self, table: Table) -> tuple[Table, int]:
+    def _table(self, table: Table) -> Found:
         columns: list[Column] = []
         units = _mapping(table.units, "units")
         for name, raw in _mapping(table.columns, "columns").items():
@@ -129,9 +129,10 @@ class ResultCheck:
             raise Unsound(f"has columns that differ in length: {said}")
         self._same_columns(table, columns)
         self._rows_fit(columns, lengths.pop() if lengths else 0)
-        values = {column.name: column.own_values() for column in columns}
+        own = tuple(column.without_ties() for column in columns)
+        values = {column.name: column.values for column in own}
         checked = replace(table, columns=values, units=dict(units), last=bool(table.last))
-        return checked, sum(column.memory_bytes() for column in columns)
+        return Found(checked, sum(column.memory_bytes() for column in own), own)
 
     def _same_columns(self, table: Table, columns: list[Column]) -> None:
         kinds: dict[str, Kind | None] = {
@@ -159,7 +160,7 @@ class ResultCheck:
         if room < 0:
             raise Unsound("the names of its columns alone are too long for a message")
 
-    def _tensor(self, tensor: Tensor) -> tuple[Tensor, int]:
+    def _tensor(self, tensor: Tensor) -> Found:
         array, _ = as_array(tensor.data)
         axes = tuple(text(axis, "the name of an axis") for axis in tensor.axes)
         if axes and len(axes) != array.ndim:
@@ -182,9 +183,9 @@ class ResultCheck:
         # Off the device and out of the graph of gradients, in the library's own type.
         is_torch = hasattr(tensor.data, "detach")
         data = tensor.data.detach().to("cpu", copy=True) if is_torch else array.copy()
-        return replace(tensor, data=data, axes=axes, labels=labels), array.nbytes
+        return Found(replace(tensor, data=data, axes=axes, labels=labels), array.nbytes)
 
-    def _graph(self, graph: Graph) -> tuple[Graph, int]:
+    def _graph(self, graph: Graph) -> Found:
         open_ = self._open.setdefault((graph.name, graph.item), _Open(Graph))
         total = 0
         nodes: list[Node] = []
@@ -210,7 +211,7 @@ class ResultCheck:
         if graph.last and open_.awaited:
             end, label = next(iter(open_.awaited.items()))
             raise Unsound(f"{label} names {_short(end)}, which is no node of any part")
-        return replace(graph, nodes=nodes, edges=edges, last=bool(graph.last)), total * _IN_MEMORY
+        return Found(replace(graph, nodes=nodes, edges=edges, last=bool(graph.last)), total * _IN_MEMORY)
 
     def _attributes(self, given: object, label: str, *names: str) -> tuple[dict[str, Any], int]:
         try:
@@ -222,7 +223,7 @@ class ResultCheck:
             raise Unsound(f"{label} alone needs {size} bytes, {self._part_bytes} may be sent")
         return attributes, size
 
-    def _text(self, result: Text) -> tuple[Text, int]:
+    def _text(self, result: Text) -> Found:
         whole = text(result.text, "the text")
         size = len(whole.encode())
         spans: list[Span] = []
@@ -238,7 +239,7 @@ class ResultCheck:
             spans.append(Span(start, end, score, text(span.label, "the label of a span")))
             size += _SPAN_BYTES + len(span.label.encode())
         self._fits(size)
-        return replace(result, text=whole, spans=spans), size * _IN_MEMORY
+        return Found(replace(result, text=whole, spans=spans), size * _IN_MEMORY)
 
     def _fits(self, size: int) -> None:
         if size > self._room:

@@ -14,7 +14,7 @@ from lensd_server.engine.events import Accepted, AnalysisEvent, Completed, Found
 from lensd_server.rpc import graphs, tables, tensors
 from lensd_server.rpc.models import STATES
 from lensd_server.rpc.status import to_status
-from lensd_server.rpc.values import to_struct
+from lensd_server.rpc.values import pack_struct
 
 T = TypeVar("T")
 
@@ -35,8 +35,8 @@ class EventWriter:
     def messages(self, event: AnalysisEvent) -> Iterator[analysis_pb2.AnalyzeResponse]:
         """One or more messages for ``event``, whose results the engine has checked."""
         match event:
-            case Found(result):
-                yield from self._found(result)
+            case Found():
+                yield from self._found(event)
             case Accepted():
                 yield self._response(accepted=_accepted(event))
             case Progress():
@@ -89,10 +89,12 @@ class EventWriter:
         self._sequence += 1
         return response
 
-    def _found(self, result: Result) -> Iterator[analysis_pb2.AnalyzeResponse]:
-        match result:
+    def _found(self, found: Found) -> Iterator[analysis_pb2.AnalyzeResponse]:
+        match result := found.result:
             case Table():
-                for part, last in _with_last(tables.encode(result, self._part_bytes), final=result.last):
+                for part, last in _with_last(
+                    tables.encode(found.columns, self._part_bytes), final=result.last
+                ):
                     yield self._part(result, last=last, table=part)
             case Graph():
                 for part, last in _with_last(graphs.encode(result, self._part_bytes), final=result.last):
@@ -100,7 +102,7 @@ class EventWriter:
             case Tensor():
                 yield from self._tensor(result)
             case Record():
-                yield self._part(result, last=True, record=to_struct(result.values))
+                yield self._part(result, last=True, record=pack_struct(result.values))
             case Text():
                 yield self._part(result, last=True, text=_annotated(result))
             case ItemError():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lensd_api.results import Graph as GraphResult
 from lensd_proto.v1 import results_pb2
 from lensd_server.engine.plain import field_bytes
-from lensd_server.rpc.values import to_struct
+from lensd_server.rpc.values import pack_struct
 
 
 def encode(result: GraphResult, part_bytes: int) -> Iterator[results_pb2.Graph]:
@@ -30,6 +30,8 @@ def encode(result: GraphResult, part_bytes: int) -> Iterator[results_pb2.Graph]:
 
 def _elements(result: GraphResult) -> Iterator[results_pb2.Node | results_pb2.Edge]:
     for node in result.nodes:
-        yield results_pb2.Node(id=node.id, attributes=to_struct(node.attributes))
+        yield results_pb2.Node(id=node.id, attributes=pack_struct(node.attributes))
     for edge in result.edges:
-        yield results_pb2.Edge(source=edge.source, target=edge.target, attributes=to_struct(edge.attributes))
+        yield results_pb2.Edge(
+            source=edge.source, target=edge.target, attributes=pack_struct(edge.attributes)
+        )

@@ -5,25 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from lensd_api.results import Table as TableResult
 from lensd_proto.v1 import results_pb2
-from lensd_server.engine.columns import Column, Kind, read_column, row_ends
+from lensd_server.engine.columns import Column, Kind, row_ends
 
-_MESSAGES = {
-    "doubles": results_pb2.DoubleColumn,
-    "integers": results_pb2.IntegerColumn,
-    "strings": results_pb2.StringColumn,
-    "bools": results_pb2.BoolColumn,
-}
 _FILLERS: dict[Kind, Any] = {"doubles": 0.0, "integers": 0, "strings": "", "bools": False}
 
 
-def encode(result: TableResult, part_bytes: int) -> Iterator[results_pb2.Table]:
-    """Tables of at most ``part_bytes`` that together hold the rows of ``result``, at least one.
+def encode(columns: Sequence[Column], part_bytes: int) -> Iterator[results_pb2.Table]:
+    """Tables of at most ``part_bytes`` that together hold the rows of ``columns``, at least one.
 
-    ``result`` has been checked (:mod:`lensd_server.engine.soundness`): every row fits.
+    They have been checked (:mod:`lensd_server.engine.soundness`): every row fits.
     """
-    columns = [read_column(name, raw, result.units.get(name, "")) for name, raw in result.columns.items()]
     rows = len(columns[0].values) if columns else 0
     room = part_bytes - sum(column.wire_overhead for column in columns)
     for start, stop in _cuts(columns, rows, room):
@@ -57,5 +49,7 @@ def _part(column: Column, start: int, stop: int) -> results_pb2.Column:
         filler = _FILLERS[column.kind]
         values = [filler if value is None else value for value in values]
     message = results_pb2.Column(name=column.name, unit=column.unit, null_rows=nulls)
-    getattr(message, column.kind).CopyFrom(_MESSAGES[column.kind](values=values))
+    packed: Any = getattr(message, column.kind)
+    packed.SetInParent()  # a column without rows has its type all the same
+    packed.values.extend(values)
     return message

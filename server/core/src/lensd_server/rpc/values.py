@@ -18,8 +18,13 @@ def to_struct(values: Mapping[str, Any]) -> Struct:
 
     Raises Unsound.
     """
+    return pack_struct(plain(values)[0])
+
+
+def pack_struct(values: Mapping[str, Any]) -> Struct:
+    """The same of plain values, such as those of a result that has been checked."""
     struct = Struct()
-    _fill_struct(struct, plain(values)[0])
+    _fill_struct(struct, values)
     return struct
 
 

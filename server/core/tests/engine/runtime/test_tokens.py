@@ -1,5 +1,7 @@
 """Text to tokens and back, with errors that name the caller's field."""
 
+from typing import Any
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -63,6 +65,30 @@ def test_a_text_beyond_the_context_says_by_how_much(tokens: Tokens) -> None:
     with pytest.raises(InvalidParams, match="context holds 16") as refused:
         encode(tokens, "x1" * 100)
     assert refused.value.violations[0].field == "prompt"
+
+
+class Counting:
+    """A tokenizer that counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> list[int]:
+        self.asked += 1
+        return [1, 2] if add_special_tokens else [2]
+
+
+def test_a_text_asked_for_again_is_remembered_and_a_long_one_is_not() -> None:
+    """An analyzer asks when it estimates, and when it runs; what is kept is bounded."""
+    tokenizer: Any = Counting()
+    own = Tokens(tokenizer, 16)
+    assert [encode(own, "The"), encode(own, "The")] == [(1, 2)] * 2
+    assert tokenizer.asked == 1
+    assert own.encode("The", special_tokens=False, field="p") == (2,)
+    assert tokenizer.asked == 2
+    for _ in range(2):
+        encode(own, "x" * 100_000)
+    assert tokenizer.asked == 4
 
 
 def test_half_a_character_is_refused(tokens: Tokens) -> None:
