@@ -19,6 +19,7 @@ from lensd_server.settings import CallerQuota, QuotaSettings
 
 #: Callers that are remembered: without authentication any number of hosts may come.
 _MAX_ACCOUNTS = 4096
+_UNBOUNDED = CallerQuota()
 
 
 @dataclass(slots=True)
@@ -137,7 +138,7 @@ class Quotas:
         account = self._accounts.get(caller)
         if account is None:
             bounds = self._bounds(caller)
-            if bounds == CallerQuota():
+            if bounds == _UNBOUNDED:
                 return None
             self._make_room()
             account = self._accounts[caller] = _Account(bounds, self._clock())

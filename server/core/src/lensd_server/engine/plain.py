@@ -21,12 +21,22 @@ class Unsound(Exception):
     """A value cannot be carried; the message says where and why, and holds no value."""
 
 
+class _Within(Exception):
+    """What is wrong with a value within ``path``, which grows on the way out: only faults pay for paths."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.path = fault, ""
+
+
 def plain(values: Mapping[Any, Any]) -> tuple[dict[str, Any], int]:
     """A copy of ``values``, NumPy and torch scalars and arrays as numbers and lists, and its bytes.
 
     Raises Unsound.
     """
-    return _mapping(values, "", 0)
+    try:
+        return _mapping(values, 0)
+    except _Within as found:
+        raise Unsound(f"{_shown(found.path.removeprefix('.')) or 'the values'} {found.fault}") from None
 
 
 def text(value: object, what: str) -> str:
@@ -45,46 +55,66 @@ def field_bytes(content: int) -> int:
     return 1 + (max(content.bit_length(), 1) + 6) // 7 + content
 
 
-def _mapping(values: Mapping[Any, Any], path: str, depth: int) -> tuple[dict[str, Any], int]:
+def _mapping(values: Mapping[Any, Any], depth: int) -> tuple[dict[str, Any], int]:
     copied: dict[str, Any] = {}
     size = 0
     for key, value in values.items():
-        name = text(str(key), f"a key of {_shown(path) or 'the values'}")
-        copied[name], length = _value(value, f"{path}.{name}" if path else name, depth + 1)
-        size += field_bytes(field_bytes(len(name.encode())) + field_bytes(length))
+        name = str(key)
+        try:
+            named = field_bytes(len(name.encode()))
+        except UnicodeEncodeError:
+            raise _Within("has a key that holds a lone surrogate, which UTF-8 cannot carry") from None
+        try:
+            copied[name], length = _value(value, depth + 1)
+        except _Within as found:
+            found.path = f".{name}{found.path}"
+            raise
+        size += field_bytes(named + field_bytes(length))
     return copied, size
 
 
-def _value(value: Any, path: str, depth: int) -> tuple[Any, int]:
+def _value(value: Any, depth: int) -> tuple[Any, int]:
     """A copy of ``value`` and the bytes of the message that holds it."""
     if depth > _MAX_DEPTH:
-        raise Unsound(f"{_shown(path)} is nested more than {_MAX_DEPTH} deep")
+        raise _Within(f"is nested more than {_MAX_DEPTH} deep")
     match value:
         case None | bool():
             return value, 2
         case int():
             if abs(value) > _EXACT:
-                raise Unsound(f"{_shown(path)} is beyond 2^53, which a double cannot hold: send it as text")
+                raise _Within("is beyond 2^53, which a double cannot hold: send it as text")
             return value, 9
         case float():
             # NumPy's is a float too; NaN and infinities travel as null.
             return float(value), 9 if math.isfinite(value) else 2
         case str():
-            return text(value, _shown(path)), field_bytes(len(value.encode()))
+            try:
+                return value, field_bytes(len(value.encode()))
+            except UnicodeEncodeError:
+                raise _Within("holds a lone surrogate, which UTF-8 cannot carry") from None
         case Mapping():
-            copied, size = _mapping(cast("Mapping[Any, Any]", value), path, depth)
+            copied, size = _mapping(cast("Mapping[Any, Any]", value), depth)
             return copied, field_bytes(size)
         case _ if hasattr(value, "tolist"):
-            return _value(value.tolist(), path, depth)
+            return _value(value.tolist(), depth)
         case list() | tuple() | set() | frozenset():
-            members = [
-                _value(member, f"{path}[{index}]", depth + 1)
-                for index, member in enumerate(cast("Iterable[Any]", value))
-            ]
-            size = sum(field_bytes(length) for _, length in members)
-            return [member for member, _ in members], field_bytes(size)
+            return _members(cast("Iterable[Any]", value), depth)
         case _:
-            raise Unsound(f"{_shown(path)} is a {type(value).__name__}, which is not a JSON-like value")
+            raise _Within(f"is a {type(value).__name__}, which is not a JSON-like value")
+
+
+def _members(values: Iterable[Any], depth: int) -> tuple[list[Any], int]:
+    copied: list[Any] = []
+    size = 0
+    for member in values:
+        try:
+            own, length = _value(member, depth + 1)
+        except _Within as found:
+            found.path = f"[{len(copied)}]{found.path}"
+            raise
+        copied.append(own)
+        size += field_bytes(length)
+    return copied, field_bytes(size)
 
 
 def _shown(path: str) -> str:

@@ -21,10 +21,14 @@ class Wakeup:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        #: Whether the loop has been told and has not come to it yet: to tell it once more would change nothing.
+        self._told = False
 
     def set(self) -> None:
         """Wakes the waiter, now or when it next waits."""
-        post(self._loop, self._event.set)
+        if not self._told:
+            self._told = True
+            post(self._loop, self._wake)
 
     async def wait(self, timeout_s: float | None = None) -> None:
         """Returns when set, or when the time is up."""
@@ -38,3 +42,7 @@ class Wakeup:
             finally:
                 timer.cancel()
         self._event.clear()
+
+    def _wake(self) -> None:
+        self._told = False
+        self._event.set()

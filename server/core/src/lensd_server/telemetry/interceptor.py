@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from prometheus_client import Counter
 
 from lensd_server.telemetry.exemplars import belongs_to, exemplar, sampled_trace
 from lensd_server.telemetry.metrics import Metrics
@@ -65,15 +66,16 @@ class _Measured:
 
             async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
                 with self._measure(context):
+                    sent = self._counter("sent")
                     async for response in inner(self._requests(request, request_streaming), context):
-                        self._message("sent")
+                        sent.inc()
                         yield response
 
             return generate
 
         async def answer(request: Any, context: Any) -> Any:
             with self._measure(context):
-                seen = _CountingContext(context, self._message) if response_streaming else context
+                seen = _CountingContext(context, self._counter("sent")) if response_streaming else context
                 return await inner(self._requests(request, request_streaming), seen)
 
         return answer
@@ -83,14 +85,15 @@ class _Measured:
             return request
 
         async def counted() -> AsyncIterator[Any]:
+            received = self._counter("received")
             async for message in request:
-                self._message("received")
+                received.inc()
                 yield message
 
         return counted()
 
-    def _message(self, direction: str) -> None:
-        self._metrics.grpc_messages.labels(*self._labels, direction).inc()
+    def _counter(self, direction: str) -> Counter:
+        return self._metrics.grpc_messages.labels(*self._labels, direction)
 
     @contextmanager
     def _measure(self, context: Any) -> Iterator[None]:
@@ -118,13 +121,13 @@ class _Measured:
 class _CountingContext:
     """A servicer context that counts what is written; everything else is the context's own."""
 
-    def __init__(self, context: Any, count: Callable[[str], None]) -> None:
+    def __init__(self, context: Any, written: Counter) -> None:
         self._context = context
-        self._count = count
+        self._written = written
 
     async def write(self, message: Any) -> None:
         await self._context.write(message)
-        self._count("sent")
+        self._written.inc()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
