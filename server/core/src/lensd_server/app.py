@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -176,11 +176,13 @@ def assemble(settings: Settings) -> Engine:
         when_stuck=stuck,
     )
     metrics.registry.register(ModelCollector(residency.statuses))
-    for definition, number in (
-        (definitions.MODEL_HOOKS, _hooks),
-        (definitions.MODEL_KEPT, _kept_bytes),
+    for definition, number, together in (
+        (definitions.MODEL_HOOKS, _hooks, sum),
+        (definitions.MODEL_KEPT, _kept_bytes, sum),
+        (definitions.MODEL_BATCH_TOKENS, _batch_tokens, max),
     ):
-        metrics.registry.register(ResidentCollector(definition, partial(_of_residents, residency, number)))
+        by_model = partial(_of_residents, residency, number, together)
+        metrics.registry.register(ResidentCollector(definition, by_model))
     metrics.registry.register(MemoryCollector(residency.memory))
     metrics.registry.register(PluginCollector(registry))
     metrics.registry.register(CertificateCollector(_listeners_with_tls(settings, access)))
@@ -229,9 +231,14 @@ def _storage(settings: Settings) -> Storage:
         raise StartFailed(f"{error} (setting server.artifact_store)") from error
 
 
-def _of_residents(residency: Residency, number: Callable[[ResidentModel], int]) -> dict[str, int]:
+def _of_residents(
+    residency: Residency,
+    number: Callable[[ResidentModel], int],
+    together: Callable[[Iterable[int]], int],
+) -> dict[str, int]:
+    """``number`` of each model that is resident, that of its replicas put ``together``."""
     found = {name: residency.residents(name) for name in residency.names}
-    return {name: sum(map(number, replicas)) for name, replicas in found.items() if replicas}
+    return {name: together(map(number, replicas)) for name, replicas in found.items() if replicas}
 
 
 def _hooks(resident: ResidentModel) -> int:
@@ -240,6 +247,10 @@ def _hooks(resident: ResidentModel) -> int:
 
 def _kept_bytes(resident: ResidentModel) -> int:
     return resident.batcher.kept_bytes + resident.loaded.model.view.cached_bytes
+
+
+def _batch_tokens(resident: ResidentModel) -> int:
+    return resident.batcher.max_tokens
 
 
 def _listeners_with_tls(settings: Settings, access: Access) -> dict[str, Certificates]:

@@ -42,6 +42,7 @@ def metrics(authority: Any) -> Metrics:
     metrics.registry.register(ModelCollector(lambda: [status]))
     metrics.registry.register(ResidentCollector(definitions.MODEL_HOOKS, lambda: {"tiny": 0}))
     metrics.registry.register(ResidentCollector(definitions.MODEL_KEPT, lambda: {"tiny": 0}))
+    metrics.registry.register(ResidentCollector(definitions.MODEL_BATCH_TOKENS, lambda: {"tiny": 512}))
     metrics.registry.register(PluginCollector(registry))
     pair = authority.issue("server")
     metrics.registry.register(CertificateCollector({"public": Certificates(pair.cert, pair.key)}))

@@ -190,6 +190,11 @@ MODEL_KEPT = GaugeDefinition(
     "What rows read in steps keep between batches, and tensors that analyzers derived from weights.",
     _MODEL,
 )
+MODEL_BATCH_TOKENS = GaugeDefinition(
+    "lensd_model_batch_tokens",
+    "Padded tokens that one batch of the model may hold: as configured, or as many as were measured to pay.",
+    _MODEL,
+)
 MODEL_LEASES = GaugeDefinition("lensd_model_leases", "Analyses that hold the model.", _MODEL)
 MODEL_HOOKS = GaugeDefinition(
     "lensd_model_hooks", "Hooks on the model's modules; any that outlive a batch have leaked.", _MODEL

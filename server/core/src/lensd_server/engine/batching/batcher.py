@@ -141,6 +141,11 @@ class Batcher:
             return len(self._queue), self._queue.tokens
 
     @property
+    def max_tokens(self) -> int:
+        """Padded tokens of a batch, at most."""
+        return self._limits.max_tokens
+
+    @property
     def kept_bytes(self) -> int:
         """What rows that are read in several steps keep on the device between batches."""
         with self._changed:

@@ -68,6 +68,10 @@ class LoadedModel:
     #: What forwards need beside the weights, as far as it was measured.
     working_bytes: int = 0
 
+    def batch_tokens(self, settings: ModelSettings) -> int:
+        """Padded tokens that a batch may hold: as configured, or as many as were measured to pay."""
+        return settings.max_batch_tokens or self.price.saturation(*self.device.batch_tokens)
+
 
 class Loader:
     """Loads models; ``cache`` holds conversions, digests and measured prices."""
@@ -116,7 +120,8 @@ class Loader:
                     use_quickest(module)
                 _log.info("chose how to multiply", model=name, library=library(module))
             loaded = prepare(name, revision, module, tokenizer.result, device, report, self._prices)
-        tokens = settings.max_batch_tokens or loaded.price.saturation(*device.batch_tokens)
+        tokens = loaded.batch_tokens(settings)
+        _log.info("sized batches", model=name, tokens=tokens)
         with device.entered(), device.turn:
             working_bytes = self._working.bytes_for(loaded.model, device, revision, tokens)
         return replace(loaded, working_bytes=working_bytes)

@@ -195,7 +195,7 @@ class Loads:
         with self._shelf.changed:
             max_cache_bytes = self._cache_bytes(slot, loaded.device)
         limits = BatchLimits(
-            max_tokens=slot.settings.max_batch_tokens or loaded.price.saturation(*loaded.device.batch_tokens),
+            max_tokens=loaded.batch_tokens(slot.settings),
             price=loaded.price,
             max_rows=self._limits.max_queued_rows,
             caller_share=self._limits.caller_share,

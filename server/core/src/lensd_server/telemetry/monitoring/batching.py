@@ -65,12 +65,14 @@ _BATCHING = Section(
             "Rows waiting",
             "Beyond what the running batch holds. More than a few batches' worth for long: too much is asked for.",
             (Query(total(select(d.QUEUE_ROWS), _MODEL), "{{model}}"),),
+            width=12,
             stacked=True,
         ),
         Panel(
             "Tokens waiting",
             "The same in tokens: what the wait will be like.",
             (Query(total(select(d.QUEUE_TOKENS), _MODEL), "{{model}}"),),
+            width=12,
             stacked=True,
         ),
         Panel(
@@ -87,6 +89,14 @@ _BATCHING = Section(
             least=None,
         ),
         Panel(
+            "Tokens in a batch",
+            "Of nine batches in ten, and what one may hold at most: batches that reach it are as large as pays.",
+            (
+                Query(quantile(0.9, d.BATCH_TOKENS, by=_MODEL), "{{model}} 90 % within"),
+                Query(f"max by (model) ({select(d.MODEL_BATCH_TOKENS)})", "{{model}} at most"),
+            ),
+        ),
+        Panel(
             "Duration of a batch",
             "A batch's turn on the device, reduces included.",
             (
@@ -94,11 +104,13 @@ _BATCHING = Section(
                 Query(quantile(0.99, d.BATCH_DURATION, by=_MODEL), "{{model}} 99 % within"),
             ),
             unit="s",
+            width=12,
         ),
         Panel(
             "Tokens a second",
             "Through the model, padding not counted.",
             (Query(amount(d.BATCH_TOKENS, by=_MODEL), "{{model}}"),),
+            width=12,
         ),
         Panel(
             "Padding",
