@@ -6,11 +6,11 @@ model's own head, and the rows of each layer to what the layer was seen to write
 
 from math import isfinite
 
-import torch
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float
 
 from lensd_api import AnalysisError
-from lensd_dla.reading import integers
+from lensd_dla.reading import Array
 
 #: Allowed gap as a share of the sum of all magnitudes. The stream is rounded at every add, so the
 #: share is about a hundred roundings of the element type; a wrong split misses by far more.
@@ -42,16 +42,18 @@ class NotFinite(AnalysisError):
     reason = "NOT_FINITE"
 
 
-def tolerance_for(dtype: str, values: Tensor) -> Tensor:
-    """Largest acceptable gap at each position for rows ``values`` [pos, row] of a ``dtype`` model."""
+def tolerance_for(dtype: str, values: Float[Array, "pos row"]) -> Float[Array, "pos"]:
+    """Largest acceptable gap at each position for rows ``values`` of a ``dtype`` model."""
     share = TOLERANCES.get(dtype, TOLERANCES["bfloat16"])
-    return share * values.abs().sum(1).clamp(min=1.0)
+    return share * np.maximum(np.abs(values).sum(1), 1.0)
 
 
-def check_complete(gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], coarser: str | None) -> None:
+def check_complete(
+    gaps: Float[Array, "pos"], tolerance: Float[Array, "pos"], positions: tuple[int, ...], coarser: str | None
+) -> None:
     """Raises IncompleteDecomposition at the first position whose gap is beyond tolerance."""
     # An infinite row makes its own tolerance infinite: look at the gap alone, too.
-    for i in integers(torch.nonzero(~(gaps.isfinite() & (gaps <= tolerance)))):
+    for i in np.flatnonzero(~(np.isfinite(gaps) & (gaps <= tolerance))):
         gap = float(gaps[i])
         if not isfinite(gap):
             raise NotFinite(
@@ -63,12 +65,14 @@ def check_complete(gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], 
 
 
 def check_layers(
-    gaps: Tensor, tolerance: Tensor, positions: tuple[int, ...], layers: tuple[int, ...], coarser: str | None
+    gaps: Float[Array, "pos layer"],
+    tolerance: Float[Array, "pos"],
+    positions: tuple[int, ...],
+    layers: tuple[int, ...],
+    coarser: str | None,
 ) -> None:
-    """Like :func:`check_complete`, for ``gaps`` [pos, layer] against what each layer wrote."""
-    wrong = torch.nonzero(gaps > tolerance[:, None])
-    if len(wrong):
-        pos, layer = integers(wrong[0])
+    """Like :func:`check_complete`, for ``gaps`` against what each layer wrote."""
+    for pos, layer in np.argwhere(gaps > tolerance[:, None]):
         where = f"position {positions[pos]}, layer {layers[layer]}, against what the layer wrote"
         raise IncompleteDecomposition(
             where=where, gap=float(gaps[pos, layer]), tolerance=float(tolerance[pos]), coarser=coarser

@@ -4,25 +4,20 @@ One tensor, because a copy per quantity and row would cost more than the copying
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from math import prod
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from lensd_api import Stack
 
+#: Numbers in host memory.
+Array = np.ndarray[Any, np.dtype[Any]]
 
-def floats(tensor: Tensor) -> list[float]:
-    """``tensor``, flattened, as Python numbers."""
-    listed: Any = tensor.flatten()
-    return cast("list[float]", listed.tolist())
-
-
-def integers(tensor: Tensor) -> list[int]:
-    """``tensor``, flattened, as Python integers."""
-    listed: Any = tensor.flatten().long()
-    return cast("list[int]", listed.tolist())
+_Numbers = TypeVar("_Numbers", Tensor, Array)
 
 
 class Layout:
@@ -34,14 +29,14 @@ class Layout:
         self._places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
         start = 0
         for name, shape in shapes.items():
-            width = torch.Size(shape).numel()
+            width = prod(shape)
             self._places[name] = (start, start + width, shape)
             start += width
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
-    def take(self, values: Tensor, name: str) -> Tensor:
+    def take(self, values: _Numbers, name: str) -> _Numbers:
         """Quantity ``name`` of ``values`` [pos, columns]: [pos, *shape]."""
         start, stop, shape = self._places[name]
         return values[:, start:stop].reshape(len(values), *shape)

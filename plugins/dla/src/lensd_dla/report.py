@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from math import tanh
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float64
 
 from lensd_api import Anatomy, ModelCard, Record, Result, Table, Unit
 from lensd_api import Tensor as TensorResult
@@ -15,7 +16,7 @@ from lensd_dla import completeness, grids, tables
 from lensd_dla.items import Item
 from lensd_dla.params import DlaParams
 from lensd_dla.plan import COARSER, unit_offered
-from lensd_dla.reading import floats, integers
+from lensd_dla.reading import Array
 from lensd_dla.readout import ReadOut
 from lensd_dla.rows import PartReading, build_segments, logit_of, rounding_segment
 
@@ -33,24 +34,25 @@ class ItemReport:
     card: ModelCard
     _logits: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     _tolerance: float = 0.0
-    _heads: list[Tensor] = field(default_factory=list[Tensor])
-    _sources: list[Tensor] = field(default_factory=list[Tensor])
+    _heads: list[Array] = field(default_factory=list[Array])
+    _sources: list[Array] = field(default_factory=list[Array])
     _lens: list[tuple[tuple[int, ...], Sequence[PartReading]]] = field(
         default_factory=list[tuple[tuple[int, ...], Sequence[PartReading]]]
     )
     _nmae: float | None = None
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused, not warned of
     def add(self, positions: tuple[int, ...], parts: Sequence[PartReading], *, last: bool) -> Table:
         """The rows of one group. Raises IncompleteDecomposition and NotFinite."""
         segments = build_segments(parts, self.params.top_k)
         rounding = rounding_segment(parts)
         values = tables.all_values(segments)
-        logit, total = logit_of(parts[0].reading), values.sum(1)
-        error = (logit - total).abs()
+        logit, total = logit_of(parts[0]), values.sum(1)
+        error = np.abs(logit - total)
         tolerance = completeness.tolerance_for(self.card.dtype, values)
         self._check(positions, parts, error, tolerance)
         self._tolerance = float(tolerance[-1])
-        self._note_logits(positions, parts[0], total, error, rounding.values[:, 0])
+        self._note_logits(positions, parts[0], logit, total, error, rounding.values[:, 0])
         self._note_grids(positions, parts)
         if self.params.direct_effect:
             self._nmae = tables.nmae(segments, -1)
@@ -70,11 +72,11 @@ class ItemReport:
         labels = {"position": [str(position) for position in self.item.positions]}
         if self._heads:
             axes = ("position", "layer", "head")
-            yield TensorResult("heads", torch.cat(self._heads), axes, labels, unit="logit", item=name)
+            yield TensorResult("heads", _whole(self._heads), axes, labels, unit="logit", item=name)
         if self._sources:
             texts = [self.card.token_text(token) for token in self.item.tokens]
             axes, labels = ("position", "layer", "head", "source"), {**labels, "source": texts}
-            yield TensorResult("sources", torch.cat(self._sources), axes, labels, unit="logit", item=name)
+            yield TensorResult("sources", _whole(self._sources), axes, labels, unit="logit", item=name)
             spans = grids.source_spans(self._sources[-1][-1], texts)
             yield TextResult("sources_text", "".join(texts), spans, item=name)
         if self._lens:
@@ -82,25 +84,30 @@ class ItemReport:
         yield Record("summary", self._summary(), item=name)
 
     def _check(
-        self, positions: tuple[int, ...], parts: Sequence[PartReading], error: Tensor, tolerance: Tensor
+        self,
+        positions: tuple[int, ...],
+        parts: Sequence[PartReading],
+        error: Float64[Array, "pos"],
+        tolerance: Float64[Array, "pos"],
     ) -> None:
         coarser = COARSER.get(self.params.unit)
         # Layers first: they can say where a split is wrong.
         for p in parts:
             for name in ("attn_gap", "mlp_gap"):
-                if name in p.reading:
-                    gaps = p.reading.get(name)
-                    completeness.check_layers(gaps, tolerance, positions, p.part.layers, coarser)
+                if name in p:
+                    completeness.check_layers(p.get(name), tolerance, positions, p.part.layers, coarser)
         completeness.check_complete(error, tolerance, positions, coarser)
 
     def _note_logits(
-        self, positions: tuple[int, ...], first: PartReading, total: Tensor, error: Tensor, rounding: Tensor
+        self, positions: tuple[int, ...], first: PartReading, *numbers: Float64[Array, "pos"]
     ) -> None:
-        reading = first.reading
-        logits, raw = floats(logit_of(reading)), floats(reading.get("logit"))
-        contrasts = floats(reading.get("logit:contrast")) if "logit:contrast" in reading else None
-        targets = integers(reading.get("target"))
-        columns = zip(positions, logits, floats(total), floats(error), floats(rounding), strict=True)
+        """``numbers`` are the logit, the sum of the rows, what they miss it by, and the rounding."""
+        raw: list[float] = first.get("logit").tolist()
+        contrasts: list[float] | None = None
+        if "logit:contrast" in first:
+            contrasts = first.get("logit:contrast").tolist()
+        targets: list[int] = first.get("target").astype(np.int64).tolist()
+        columns = zip(positions, *(column.tolist() for column in numbers), strict=True)
         for i, (position, logit, summed, gap, left) in enumerate(columns):
             target = None if self.read_out.direction is not None else targets[i]
             self._logits.append(
@@ -157,6 +164,11 @@ class ItemReport:
         if self.params.direct_effect:
             summary["nmae"] = self._nmae
         return summary
+
+
+def _whole(groups: Sequence[Array]) -> torch.Tensor:
+    """The positions of all groups."""
+    return torch.as_tensor(np.concatenate(groups))
 
 
 def model_logit(raw: float, anatomy: Anatomy) -> float:

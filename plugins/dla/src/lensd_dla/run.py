@@ -5,14 +5,15 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from lensd_api import Capture, ModelHandle, Reduce, Row, Site, Unit, patiently
 from lensd_dla.items import Item
 from lensd_dla.params import DlaParams
 from lensd_dla.plan import CAPTURE_BUDGET_BYTES, Part
-from lensd_dla.reading import integers
 from lensd_dla.readout import ReadOut
 from lensd_dla.reduce import Attribute
-from lensd_dla.rows import PartReading
+from lensd_dla.rows import PartReading, as_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,11 @@ async def read_group(
         reduce = Reduce(attribute(part, params, model.anatomy.vocab_size), read_out)
         capture = Capture(part.sites, positions=group.positions, layers=part.layers, reduce=reduce)
         (reading,) = await patiently(model.forward, [row], capture)
-        readings.append(PartReading(part, reading))
+        readings.append(as_arrays(part, reading))
         if part.first and Site.RAW_LOGITS in part.sites:
             # Two forwards may break a tie differently: settle the top prediction once.
-            targets = tuple(integers(reading.get("target")))
-            read_out = replace(read_out, target=targets)
+            targets = readings[0].get("target").astype(np.int64)
+            read_out = replace(read_out, target=tuple(targets.tolist()))
     return readings
 
 

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import compress
-from typing import Any, cast
+from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
-from lensd_dla.reading import floats
+from lensd_dla.reading import Array
 from lensd_dla.rows import Numbers, Segment
 
-#: Lists, or tensors where a column is computed as one.
+#: Lists, or arrays where a column is computed as one.
 Columns = dict[str, Any]
 
 
@@ -24,16 +23,16 @@ def contribution_columns(
 ) -> Columns:
     """Columns of ``contributions``: the rows of one position after those of another."""
     values = all_values(segments)
-    total = values.abs().sum(1, keepdim=True)
-    share = values / total.where(total > 0, 1.0)
+    total = np.abs(values).sum(1, keepdims=True)
+    share = values / np.where(total > 0, total, 1.0)
     width = values.shape[1]
     columns: Columns = {
         "position": [position for position in positions for _ in range(width)],
         "layer": _repeated([s.layer for s in segments], len(positions)),
-        "kind": [s.kind for s in segments for _ in range(s.values.shape[1])] * len(positions),
+        "kind": [kind for s in segments for kind in [s.kind] * s.values.shape[1]] * len(positions),
         "index": _repeated([s.index for s in segments], len(positions)),
-        "value": values.flatten(),
-        "share": share.flatten(),
+        "value": values.ravel(),
+        "share": share.ravel(),
     }
     if with_source:
         columns["source"] = _repeated([_or_none(s, s.source) for s in segments], len(positions))
@@ -47,9 +46,9 @@ def contribution_columns(
     return columns
 
 
-def all_values(segments: Sequence[Segment]) -> Float64[Tensor, "pos row"]:
+def all_values(segments: Sequence[Segment]) -> Float64[Array, "pos row"]:
     """Values of all rows, position by position."""
-    return torch.cat([s.values for s in segments], 1)
+    return np.concatenate([s.values for s in segments], 1)
 
 
 def nmae(segments: Sequence[Segment], position: int) -> float | None:
@@ -59,27 +58,24 @@ def nmae(segments: Sequence[Segment], position: int) -> float | None:
     alone does, which does not. ``None`` when nothing has an effect.
     """
     pairs = [(s.values[position], s.effects[position]) for s in segments if s.effects is not None]
-    values, effects = torch.cat([v for v, _ in pairs]), torch.cat([e for _, e in pairs])
-    size = effects.abs().mean()
-    return float((values - effects).abs().mean() / size) if size > 0 else None
+    values, effects = np.concatenate([v for v, _ in pairs]), np.concatenate([e for _, e in pairs])
+    size = np.abs(effects).mean()
+    return float(np.abs(values - effects).mean() / size) if size > 0 else None
 
 
-def _or_none(segment: Segment, numbers: Tensor | None) -> Numbers:
+def _or_none(segment: Segment, numbers: Array | None) -> Numbers:
     return [None] * segment.values.shape[1] if numbers is None else numbers
 
 
 def _repeated(parts: Sequence[Numbers], count: int) -> list[Any]:
     """One column for ``count`` positions from numbers that are shared, or given for each."""
-    if not any(isinstance(numbers, Tensor) for numbers in parts):
-        return [n for numbers in parts for n in cast("Sequence[Any]", numbers)] * count
-    listed = [
-        cast("list[list[Any]]", numbers.tolist())  # pyright: ignore[reportUnknownMemberType]
-        if isinstance(numbers, Tensor)
-        else [list(numbers)] * count
-        for numbers in parts
+    if not any(isinstance(numbers, np.ndarray) for numbers in parts):
+        return [n for numbers in parts for n in numbers] * count
+    listed: list[list[Any]] = [
+        numbers.tolist() if isinstance(numbers, np.ndarray) else [numbers] * count for numbers in parts
     ]
     return [n for position in range(count) for numbers in listed for n in numbers[position]]
 
 
 def _listed(column: Any) -> Sequence[Any]:
-    return floats(column) if isinstance(column, Tensor) else column
+    return column.tolist() if isinstance(column, np.ndarray) else column
