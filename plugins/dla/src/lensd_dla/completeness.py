@@ -53,7 +53,9 @@ def check_complete(
 ) -> None:
     """Raises IncompleteDecomposition at the first position whose gap is beyond tolerance."""
     # An infinite row makes its own tolerance infinite: look at the gap alone, too.
-    for i in np.flatnonzero(~(np.isfinite(gaps) & (gaps <= tolerance))):
+    right = np.isfinite(gaps) & (gaps <= tolerance)
+    if not right.all():
+        i = int(right.argmin())
         gap = float(gaps[i])
         if not isfinite(gap):
             raise NotFinite(
@@ -72,7 +74,9 @@ def check_layers(
     coarser: str | None,
 ) -> None:
     """Like :func:`check_complete`, for ``gaps`` against what each layer wrote."""
-    for pos, layer in np.argwhere(gaps > tolerance[:, None]):
+    wrong = gaps > tolerance[:, None]
+    if wrong.any():
+        pos, layer = np.argwhere(wrong)[0]
         where = f"position {positions[pos]}, layer {layers[layer]}, against what the layer wrote"
         raise IncompleteDecomposition(
             where=where, gap=float(gaps[pos, layer]), tolerance=float(tolerance[pos]), coarser=coarser

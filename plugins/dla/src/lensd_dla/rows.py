@@ -7,6 +7,7 @@ arithmetic while another thread runs a forward.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
@@ -106,12 +107,16 @@ def _layered(kind: str, p: PartReading) -> Segment:
     effects = _flat(p.get(f"{kind}:effect")) if f"{kind}:effect" in p else None
     if values.ndim == 2:
         return Segment(kind, values, layers, [None] * len(layers), effects=effects)
-    width = values.shape[2]
-    layer = [number for number in layers for _ in range(width)]
-    index: Numbers = [*range(width)] * len(layers)
+    layer, index = _numbered(layers, values.shape[2])
     if f"{kind}_index" in p:
         index = _flat(p.get(f"{kind}_index")).astype(np.int64)
     return Segment(kind, _flat(values), layer, index, effects=effects)
+
+
+@lru_cache(maxsize=32)
+def _numbered(layers: tuple[int, ...], width: int) -> tuple[Numbers, Numbers]:
+    """Layer and index of ``width`` components in each of ``layers``."""
+    return tuple(layer for layer in layers for _ in range(width)), tuple(range(width)) * len(layers)
 
 
 def _flat(numbers: Shaped[Array, "pos ..."]) -> Shaped[Array, "pos n"]:

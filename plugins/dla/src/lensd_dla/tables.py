@@ -1,7 +1,7 @@
 """From segments to columns. Column by column: a Python object per row would cost more than the rows."""
 
 from collections.abc import Sequence
-from itertools import compress
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ def contribution_columns(
     share = values / np.where(total > 0, total, 1.0)
     width = values.shape[1]
     columns: Columns = {
-        "position": [position for position in positions for _ in range(width)],
+        "position": np.repeat(positions, width),
         "layer": _repeated([s.layer for s in segments], len(positions)),
-        "kind": [kind for s in segments for kind in [s.kind] * s.values.shape[1]] * len(positions),
+        "kind": [*chain.from_iterable([s.kind] * s.values.shape[1] for s in segments)] * len(positions),
         "index": _repeated([s.index for s in segments], len(positions)),
         "value": values.ravel(),
         "share": share.ravel(),
@@ -70,11 +70,11 @@ def _or_none(segment: Segment, numbers: Array | None) -> Numbers:
 def _repeated(parts: Sequence[Numbers], count: int) -> list[Any]:
     """One column for ``count`` positions from numbers that are shared, or given for each."""
     if not any(isinstance(numbers, np.ndarray) for numbers in parts):
-        return [n for numbers in parts for n in numbers] * count
+        return [*chain.from_iterable(parts)] * count
     listed: list[list[Any]] = [
         numbers.tolist() if isinstance(numbers, np.ndarray) else [numbers] * count for numbers in parts
     ]
-    return [n for position in range(count) for numbers in listed for n in numbers[position]]
+    return [*chain.from_iterable(numbers[position] for position in range(count) for numbers in listed)]
 
 
 def _listed(column: Any) -> Sequence[Any]:
