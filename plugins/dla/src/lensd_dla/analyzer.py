@@ -163,8 +163,12 @@ class Dla(Analyzer):
 
 def _groups(items: Sequence[Item], parts: Sequence[Part], card: ModelCard) -> list[Group]:
     groups: list[Group] = []
+    sizes = {
+        length: max(position_bytes(part, card.anatomy, card.dtype, length) for part in parts)
+        for length in {len(item.tokens) for item in items}
+    }
     for item in items:
-        each = max(position_bytes(part, card.anatomy, card.dtype, len(item.tokens)) for part in parts)
+        each = sizes[len(item.tokens)]
         groups += [
             Group(item, positions, each * len(positions))
             for positions in group_positions(item.positions, each)
