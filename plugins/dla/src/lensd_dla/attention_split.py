@@ -14,6 +14,10 @@ from lensd_api import Site
 from lensd_dla.pullback import FrozenWrite, freeze_write, widen
 from lensd_dla.scene import Quantities, Scene, places_by_layer, stack_layers
 
+#: Positions times layers that are multiplied in one operation: few positions do not pay for one a layer, and
+#: many would only take more memory.
+_AT_ONCE = 256
+
 
 def split_heads(scene: Scene) -> Quantities:
     """``head`` [pos, layer, head], ``attn_bias`` [pos, layer], ``attn_gap``: what they miss."""
@@ -22,11 +26,11 @@ def split_heads(scene: Scene) -> Quantities:
 
 
 def _by_head(
-    scene: Scene, writes: Sequence[FrozenWrite], pulled: Iterable[Float[Tensor, "pos head head_dim"]]
+    scene: Scene, writes: Sequence[FrozenWrite], pulled: Iterable[Float[Tensor, "pos run head head_dim"]]
 ) -> Quantities:
     inputs = scene.stack.values[Site.HEADS]
-    heads = [(own * inputs[:, number]).sum(-1) for number, own in enumerate(pulled)]
-    found: Quantities = {"head": torch.stack(heads, 1)}
+    runs = zip(pulled, torch.split(inputs, _run_length(scene), 1), strict=True)
+    found: Quantities = {"head": torch.cat([(own * given).sum(-1) for own, given in runs], 1)}
     found |= stack_layers("attn_bias", [write.bias for write in writes])
     if scene.direct_effect:
         effects = [
@@ -53,7 +57,7 @@ def split_sources(scene: Scene) -> tuple[Quantities, list[Tensor]]:
     """
     writes = _writes(scene)
     each = list(_pulled(scene, writes))
-    found, pulled = _by_head(scene, writes, each), torch.stack(each, 1)
+    found, pulled = _by_head(scene, writes, each), torch.cat(each, 1)
     rows: list[Tensor] = [
         _by_source(scene, row, pulled[scene.stack.slice_of(row)]) for row in range(len(scene.stack))
     ]
@@ -69,18 +73,24 @@ def split_sources(scene: Scene) -> tuple[Quantities, list[Tensor]]:
 
 def _writes(scene: Scene) -> list[FrozenWrite]:
     """How attention writes in each layer."""
-    inputs, layers = scene.stack.values[Site.HEADS], scene.stack.layers
+    inputs = scene.stack.values[Site.HEADS].flatten(2).unbind(1)
     return [
-        freeze_write(scene.read, scene.view.attention_write(layer), inputs[:, number].flatten(1))
-        for number, layer in enumerate(layers)
+        freeze_write(scene.read, scene.view.attention_write(layer), own)
+        for layer, own in zip(scene.stack.layers, inputs, strict=True)
     ]
 
 
-def _pulled(scene: Scene, writes: Sequence[FrozenWrite]) -> Iterator[Float[Tensor, "pos head head_dim"]]:
-    """The direction as the input of each head sees it, layer after layer."""
-    shape = scene.stack.values[Site.HEADS][:, 0].shape
-    for write in writes:
-        yield (write.pulled @ widen(write.write.weight).T).view(shape)
+def _pulled(scene: Scene, writes: Sequence[FrozenWrite]) -> Iterator[Float[Tensor, "pos run head head_dim"]]:
+    """The direction as the input of each head sees it, in runs of layers."""
+    heads, length = scene.stack.values[Site.HEADS].shape[2:], _run_length(scene)
+    for start in range(0, len(writes), length):
+        run = writes[start : start + length]
+        pulled = [write.pulled @ widen(write.write.weight).T for write in run]
+        yield torch.stack(pulled, 1).view(-1, len(run), *heads)
+
+
+def _run_length(scene: Scene) -> int:
+    return max(1, _AT_ONCE // len(scene.read.pulled))
 
 
 def _raw_writes(

@@ -17,7 +17,7 @@ from lensd_api import ModelView, Norm, Write
 
 def widen(tensor: Tensor) -> Tensor:
     """``tensor`` in fp32, or as it is when wider."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def through_gain(direction: Float[Tensor, "*batch d_model"], norm: Norm) -> Float[Tensor, "*batch d_model"]:
