@@ -158,7 +158,8 @@ def test_a_large_tensor_arrives_in_chunks_with_its_digest() -> None:
     data = torch.arange(500_000, dtype=torch.float64)
     writer = EventWriter("r", LIMIT // 2)
     tensor = Tensor("x", data, axes=("n",), item="i")
-    messages = list(writer.messages(Found(tensor)))
+    found = ResultCheck("a", message_bytes=LIMIT, part_bytes=LIMIT // 2).found(tensor)
+    messages = list(writer.messages(found))
     head, chunks = messages[0].result, [m.tensor_chunk for m in messages[1:]]
     assert (head.tensor.data, head.last, head.tensor.byte_length) == (b"", False, 4_000_000)
     assert [c.offset for c in chunks] == list(range(0, 4_000_000, 512 * 1024))

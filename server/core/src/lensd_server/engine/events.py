@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lensd_server.engine.columns import Column
+    from lensd_server.engine.dense import Dense
 
 
 class ModelState(StrEnum):
@@ -157,12 +158,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The analyzer yielded a result, which has been checked; ``size_bytes`` is about what it occupies,
-    ``columns`` are those of a table as the check has read them."""
+    """The analyzer yielded a result, which has been checked; ``size_bytes`` is about what it occupies.
+    ``columns`` of a table and the elements of a tensor, ``dense``, are as the check has read them."""
 
     result: Result
     size_bytes: int = 0
     columns: "tuple[Column, ...]" = ()
+    dense: "Dense | None" = None
 
 
 @dataclass(frozen=True, slots=True)

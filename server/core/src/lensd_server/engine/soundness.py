@@ -161,7 +161,8 @@ class ResultCheck:
             raise Unsound("the names of its columns alone are too long for a message")
 
     def _tensor(self, tensor: Tensor) -> Found:
-        array, _ = as_array(tensor.data)
+        given = as_array(tensor.data)
+        array = given.array
         axes = tuple(text(axis, "the name of an axis") for axis in tensor.axes)
         if axes and len(axes) != array.ndim:
             raise Unsound(f"has {len(axes)} axes for {array.ndim} dimensions")
@@ -181,9 +182,9 @@ class ResultCheck:
         ]
         self._fits(sum(field_bytes(len(word.encode())) + 8 for word in said))
         # Off the device and out of the graph of gradients, in the library's own type.
-        is_torch = hasattr(tensor.data, "detach")
-        data = tensor.data.detach().to("cpu", copy=True) if is_torch else array.copy()
-        return Found(replace(tensor, data=data, axes=axes, labels=labels), array.nbytes)
+        own = given.copy()
+        data = own.as_torch() if hasattr(tensor.data, "detach") else own.array
+        return Found(replace(tensor, data=data, axes=axes, labels=labels), array.nbytes, dense=own)
 
     def _graph(self, graph: Graph) -> Found:
         open_ = self._open.setdefault((graph.name, graph.item), _Open(Graph))

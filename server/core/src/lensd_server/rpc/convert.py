@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from lensd_api.results import Graph, ItemError, Record, Result, Table, Tensor, Text
 from lensd_proto.v1 import analysis_pb2, results_pb2
+from lensd_server.engine.dense import Dense
 from lensd_server.engine.events import Accepted, AnalysisEvent, Completed, Found, Progress, Usage, Warned
 from lensd_server.rpc import graphs, tables, tensors
 from lensd_server.rpc.models import STATES
@@ -100,7 +101,8 @@ class EventWriter:
                 for part, last in _with_last(graphs.encode(result, self._part_bytes), final=result.last):
                     yield self._part(result, last=last, graph=part)
             case Tensor():
-                yield from self._tensor(result)
+                assert found.dense is not None, "a tensor that was not checked"
+                yield from self._tensor(result, found.dense)
             case Record():
                 yield self._part(result, last=True, record=pack_struct(result.values))
             case Text():
@@ -124,8 +126,8 @@ class EventWriter:
             self._done.add(key)
         return response
 
-    def _tensor(self, result: Tensor) -> Iterator[analysis_pb2.AnalyzeResponse]:
-        encoded = tensors.encode(result)
+    def _tensor(self, result: Tensor, dense: Dense) -> Iterator[analysis_pb2.AnalyzeResponse]:
+        encoded = tensors.encode(result, dense)
         header = encoded.header
         if header.ByteSize() + len(encoded.data) <= self._part_bytes:
             header.data = bytes(encoded.data)

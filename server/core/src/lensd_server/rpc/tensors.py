@@ -11,7 +11,7 @@ import numpy as np
 from lensd_api.errors import InvalidTensor
 from lensd_api.results import Tensor as TensorResult
 from lensd_proto.v1 import results_pb2
-from lensd_server.engine.dense import MAX_RANK, as_array
+from lensd_server.engine.dense import MAX_RANK, Dense
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +52,12 @@ class EncodedTensor:
         return sha256(self.data).hexdigest()
 
 
-def encode(result: TensorResult) -> EncodedTensor:
-    """Describes ``result`` and views its bytes, copying only what is not contiguous.
+def encode(result: TensorResult, dense: Dense) -> EncodedTensor:
+    """Describes ``result``, whose elements are ``dense``, and views its bytes, copying only what is not contiguous.
 
-    ``result`` has been checked (:mod:`lensd_server.engine.soundness`).
+    It has been checked (:mod:`lensd_server.engine.soundness`).
     """
-    array, dtype = as_array(result.data)
+    array, dtype = dense
     header = results_pb2.Tensor(
         dtype=_NUMBERS[dtype],  # pyright: ignore[reportArgumentType]
         shape=array.shape,
