@@ -1,6 +1,6 @@
 """Where each site is read in a model, and the hooks that read it for the length of one forward."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
@@ -118,18 +118,19 @@ class HookSet:
         return slice(self._cache.begins(row), self._cache.offset + length)
 
     def _install(self) -> None:
-        stores: dict[Point, list[_Store]] = {}
+        stores: dict[nn.Module, dict[Moment, list[_Store]]] = {}
         for gather in self._gathers:
             for site in gather.group.sites:
                 layers = (0,) if site in UNLAYERED else gather.group.layers
                 for slot, layer in enumerate(layers):
                     point = point_of(self._structure, site, layer)
                     if point is not None:
-                        stores.setdefault(point, []).append(_Store(gather.kept[site], slot, gather))
+                        wanted = stores.setdefault(point.module, {}).setdefault(point.moment, [])
+                        wanted.append(_Store(gather.kept[site], slot, gather))
             if gather.wants_experts:
                 self._watch_experts(gather)
-        for point, wanted in stores.items():
-            self._handles.append(_register(point, wanted, self._width))
+        for module, moments in stores.items():
+            self._handles += _register(module, moments, self._width)
         head = self._structure.skeleton.head
         self._handles.append(head.register_forward_pre_hook(self._narrow_head))
         if any(Site.RAW_LOGITS in gather.group.sites for gather in self._gathers):
@@ -196,26 +197,34 @@ def point_of(structure: Structure, site: Site, layer: int) -> Point | None:
             return None
 
 
-def _register(point: Point, stores: Sequence[_Store], width: int) -> RemovableHandle:
-    def keep(tensor: Tensor) -> None:
-        rows = rows_of(tensor)
-        for kept, slot, gather in stores:
-            # index_select copies: Falcon adds to the tensor in place after the hook.
-            shared = rows.shape[0] == width
-            kept[slot] = rows.index_select(0, gather.position if shared else gather.index)
+def _register(
+    module: nn.Module, moments: Mapping[Moment, Sequence[_Store]], width: int
+) -> Iterator[RemovableHandle]:
+    """As few hooks as there can be: between two products the interpreter finds little of its own in the caches."""
+    before = moments.get(Moment.ENTERING)
+    left, given = moments.get(Moment.LEAVING), moments.get(Moment.GIVEN)
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(args[0] if args else kwargs["hidden_states"])
+        _keep(before or (), args[0] if args else kwargs["hidden_states"], width)
 
     def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        keep(first_tensor(output))
+        if given:
+            _keep(given, args[0], width)
+        if left:
+            _keep(left, first_tensor(output), width)
 
-    def given(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        keep(args[0])
+    if before:
+        yield module.register_forward_pre_hook(entering, with_kwargs=True)
+    if left or given:
+        yield module.register_forward_hook(leaving)
 
-    if point.moment is Moment.ENTERING:
-        return point.module.register_forward_pre_hook(entering, with_kwargs=True)
-    return point.module.register_forward_hook(leaving if point.moment is Moment.LEAVING else given)
+
+def _keep(stores: Sequence[_Store], tensor: Tensor, width: int) -> None:
+    rows = rows_of(tensor)
+    for kept, slot, gather in stores:
+        # index_select copies: Falcon adds to the tensor in place after the hook.
+        shared = rows.shape[0] == width
+        kept[slot] = rows.index_select(0, gather.position if shared else gather.index)
 
 
 def _expert_hook(
