@@ -109,6 +109,8 @@ class Artifacts(artifacts_pb2_grpc.ArtifactServiceServicer):
         return artifacts_pb2.ListArtifactsResponse(artifacts=[artifact])
 
     def DeleteArtifact(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if not request.name.startswith("probe@"):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no artifact {request.name}")
         return artifacts_pb2.DeleteArtifactResponse()
 
 

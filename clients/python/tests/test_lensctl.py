@@ -235,6 +235,7 @@ def test_out_writes_every_result_inside_the_folder(
         (["ps"], ["r9", "1.5 s"]),
         (["cancel", "r9"], ["cancelled r9"]),
         (["release", "lensd-bad"], ["released lensd-bad"]),
+        (["delete", "probe@2", "probe@3"], ["deleted probe@2\ndeleted probe@3\n"]),
         (["load", "tiny"], ["tiny is resident: 1.23 kB on cpu (float32)"]),
     ],
 )
@@ -245,6 +246,13 @@ def test_every_command_shows_what_the_server_says(
     assert result.exit_code == 0, result.output
     for text in shown:
         assert text in result.stdout
+
+
+def test_deleting_stops_at_the_first_that_is_not_there(invoke: Invoke) -> None:
+    result = invoke("delete", "probe@2", "absent@1", "probe@3")
+    assert result.exit_code == 1
+    assert result.stdout == "deleted probe@2\n"
+    assert "no artifact absent@1" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["models", "analyzers", "artifacts", "info", "health", "ps"])

@@ -1,4 +1,4 @@
-"""Commands of admin scope: load, unload, see and stop what runs, end a plugin's quarantine."""
+"""Commands of admin scope: load, unload, see and stop what runs, end a plugin's quarantine, delete artifacts."""
 
 import click
 from rich.text import Text
@@ -87,6 +87,19 @@ def release(session: Session, distribution: str) -> None:
     session.out.print(Text(f"released {name}"))
 
 
+@click.command()
+@click.argument("names", metavar="NAME@VERSION...", nargs=-1, required=True)
+@click.pass_obj
+def delete(session: Session, names: tuple[str, ...]) -> None:
+    """Deletes artifacts for good, one version each. `lensctl artifacts` lists them.
+
+    It stops at the first that cannot be deleted, with exit status 1; those before it are gone.
+    """
+    for name in names:
+        session.client.delete_artifact(name)
+        session.out.print(Text(f"deleted {visible(name)}"))
+
+
 def _caller(analysis: RunningAnalysis) -> str:
     return f"{analysis.identity} ({analysis.peer})" if analysis.identity else analysis.peer
 
@@ -96,4 +109,4 @@ def _say(session: Session, model: Model) -> None:
     session.out.print(Text(visible(f"{model.name} is {model.state}{where}")), soft_wrap=True)
 
 
-COMMANDS = (load, unload, ps, cancel, release)
+COMMANDS = (load, unload, ps, cancel, release, delete)
