@@ -67,7 +67,7 @@ async def _run(daemon: Daemon, profile: Profile, wanted: int) -> Soaked:
     return await soak(
         Watched.of(daemon),
         profile.but(cancels=_SHARE, cancel_after_s=(0.0, 1.2 * first.latency.at(0.5))),
-        Bounds(int(2.5 * wanted / _SHARE), 300.0, enough=lambda tally: tally.count("CANCELLED") >= wanted),
+        Bounds(int(2.5 * wanted / _SHARE), 600.0, enough=lambda tally: tally.count("CANCELLED") >= wanted),
         loop=Loop(CLIENTS),
         warm_up=Bounds(10 * CLIENTS),
     )

@@ -104,6 +104,7 @@ def test_a_caller_hears_whose_analysis_is_waited_for(crowded: Daemon) -> None:
             list(holding)
         wanting.join(60)
         assert client.model("gpt2").state == "resident"
+    assert sample(crowded, 'lensd_model_batch_tokens{model="gpt2"}') == 64
     assert "1 analyses of llama to end" in details
 
 

@@ -136,6 +136,8 @@ def test_a_small_tensor_travels_inside_its_message() -> None:
         torch.tensor([True, False]),
         torch.arange(4, dtype=torch.uint8),
         torch.arange(4),
+        torch.randn(3, requires_grad=True),
+        torch.randn(3, dtype=torch.complex64).conj().imag,
         np.arange(4, dtype=">i4"),
         np.float64(2.5),
         [[1, 2], [3, 4]],

@@ -1,11 +1,12 @@
 """Columns of a table as an analyzer gave them: their type, their values and what a row takes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
 
+from lensd_server.engine.dense import as_array
 from lensd_server.engine.plain import Unsound
 
 Kind = Literal["doubles", "integers", "strings", "bools"]
@@ -56,10 +57,6 @@ class Column:
         sizes = (0 if value is None else len(value.encode()) for value in self.values)
         return np.fromiter(sizes, dtype=np.int64, count=len(self.values)) + self._width
 
-    def without_ties(self) -> "Column":
-        """The same, in memory of its own where it is an array of the analyzer's; lists are copies already."""
-        return replace(self, values=self.values.copy()) if isinstance(self.values, np.ndarray) else self
-
     def memory_bytes(self) -> int:
         """About what its values occupy here."""
         if isinstance(self.values, np.ndarray):
@@ -72,7 +69,7 @@ class Column:
 
 
 def read_column(name: str, raw: Any, unit: str = "") -> Column:
-    """``raw`` as a column. Arrays and tensors are not copied where that can be helped, lists are.
+    """``raw`` as a column, in memory of its own: its analyzer may go on writing into what it gave.
 
     Raises Unsound for what is not a sequence of values of one type that the wire has.
     """
@@ -110,17 +107,17 @@ def _values(raw: Any) -> "list[Any] | np.ndarray[Any, Any]":
     if isinstance(raw, str | bytes | Mapping | set | frozenset):
         raise Unsound(f"a {type(cast('object', raw)).__name__} is not a sequence of values")
     if hasattr(raw, "detach"):
-        raw = raw.detach().cpu()
-        raw = (raw.float() if str(raw.dtype) == "torch.bfloat16" else raw).numpy()
+        dense = as_array(raw)
+        raw = dense.as_torch().float().numpy() if dense.element == "bfloat16" else dense.array
     if isinstance(raw, np.ndarray) and not isinstance(raw, np.ma.MaskedArray):
         array = cast("np.ndarray[Any, Any]", raw)
         if array.ndim != 1:
             raise Unsound(f"has {array.ndim} dimensions; a column has one")
         if array.dtype.kind in "biu":
-            return array
+            return array.copy()
         if array.dtype.kind == "f":
             # Longer floats would come out as NumPy's own.
-            return array if array.dtype.itemsize <= 8 else array.astype(np.float64)
+            return array.copy() if array.dtype.itemsize <= 8 else array.astype(np.float64)
     try:
         values: Any = raw.tolist() if hasattr(raw, "tolist") else list(raw)
     except TypeError:

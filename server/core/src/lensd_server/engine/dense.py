@@ -67,4 +67,4 @@ def _on_host(tensor: Any) -> Any:
         tensor = tensor.detach()
     if tensor.device.type != "cpu":
         tensor = tensor.cpu()
-    return tensor.resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
+    return tensor.resolve_neg() if tensor.is_neg() else tensor

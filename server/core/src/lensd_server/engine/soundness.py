@@ -129,10 +129,9 @@ class ResultCheck:
             raise Unsound(f"has columns that differ in length: {said}")
         self._same_columns(table, columns)
         self._rows_fit(columns, lengths.pop() if lengths else 0)
-        own = tuple(column.without_ties() for column in columns)
-        values = {column.name: column.values for column in own}
+        values = {column.name: column.values for column in columns}
         checked = replace(table, columns=values, units=dict(units), last=bool(table.last))
-        return Found(checked, sum(column.memory_bytes() for column in own), own)
+        return Found(checked, sum(column.memory_bytes() for column in columns), tuple(columns))
 
     def _same_columns(self, table: Table, columns: list[Column]) -> None:
         kinds: dict[str, Kind | None] = {

@@ -93,6 +93,7 @@ class EventWriter:
     def _found(self, found: Found) -> Iterator[analysis_pb2.AnalyzeResponse]:
         match result := found.result:
             case Table():
+                assert len(found.columns) == len(result.columns), "a table that was not checked"
                 for part, last in _with_last(
                     tables.encode(found.columns, self._part_bytes), final=result.last
                 ):

@@ -139,6 +139,13 @@ def test_what_was_measured_on_a_busy_machine_is_measured_again(tiny: Any, timed:
     assert price_of(Prices(tmp_path), tiny).seconds(300) == pytest.approx(LINE.seconds(300))
 
 
+def test_a_size_that_seemed_to_end_all_gain_is_looked_at_again(tiny: Any, timed: Any, tmp_path: Path) -> None:
+    """Of what is remembered, for as long as it says so: it may have been held up each time it was measured."""
+    timed.held_up[128] = 2
+    assert price_of(Prices(tmp_path), tiny).seconds(128) == pytest.approx(2 * LINE.seconds(64))
+    assert price_of(Prices(tmp_path), tiny).seconds(128) == pytest.approx(LINE.seconds(128))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -153,6 +160,7 @@ def test_what_was_measured_on_a_busy_machine_is_measured_again(tiny: Any, timed:
         {"points": [[8, "x"], [64, 0.1]]},
         {"points": [[8, 0.1], [64, float("inf")]]},
         {"points": [[8, 0.1], [64, 0.2], [128, 0.5]]},
+        {"points": [[0, 0.1], [64, 0.2]]},
     ],
 )
 def test_a_damaged_memory_is_measured_again(tiny: Any, timed: Any, tmp_path: Path, damage: Any) -> None:

@@ -111,8 +111,15 @@ class Prices:
 
 def _is_outdone(known: Price, model: InspectedModel, device: Device) -> bool:
     """Whether a forward now is so much quicker that other work must have slowed down what is remembered."""
-    tokens = max(2, min(ORDINARY, model.anatomy.context_length))
-    return time_forward(model, device, [tokens]) < OUTDONE * known.seconds(tokens)
+    ordinary = max(2, min(ORDINARY, model.anatomy.context_length))
+    if time_forward(model, device, [ordinary]) < OUTDONE * known.seconds(ordinary):
+        return True
+    few, many = known.points[-2:]
+    if not _hardly_pays(few, many):
+        return False
+    # The end of all gain, unless it was held up each time.
+    rows = [ordinary] * (many[0] // ordinary)
+    return not _hardly_pays(few, (sum(rows), time_forward(model, device, rows)))
 
 
 def measure(model: InspectedModel, device: Device) -> Price:
@@ -194,6 +201,9 @@ def _read(memo: Path) -> Price | None:
     except (OSError, ValueError, TypeError, KeyError):  # absent or damaged: measure again
         return None
     sound = len(points) > 1 and points[0][0] > 0 and points[0][1] > 0.0 and math.isfinite(points[-1][1])
-    # Of an earlier version one may say that a token costs more in a larger forward.
-    rising = all(a[0] < b[0] and a[1] <= b[1] <= a[1] * b[0] / a[0] * _ROUNDED for a, b in pairwise(points))
-    return Price(points) if sound and rising else None
+    return Price(points) if sound and all(_follows(a, b) for a, b in pairwise(points)) else None
+
+
+def _follows(few: tuple[int, float], many: tuple[int, float]) -> bool:
+    """Whether one point may come after the other; that of an earlier version may not, where a token costs more."""
+    return few[0] < many[0] and few[1] <= many[1] and many[1] / many[0] <= few[1] / few[0] * _ROUNDED

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from lensd_api import InvalidParams, RequirementNotMet
 
 #: Texts whose tokens are remembered, and the characters of one, at most: an analyzer asks for those of a prompt when
-#: it estimates what an analysis takes, and again when it runs.
-_TEXTS, _TEXT_LENGTH = 64, 4096
+#: it estimates what an analysis takes, and again when it runs. A few megabytes.
+_TEXTS, _TEXT_LENGTH = 256, 1024
 #: Tokens whose text is remembered.
 _TOKENS = 4096
 

@@ -90,9 +90,9 @@ _BATCHING = Section(
         ),
         Panel(
             "Tokens in a batch",
-            "Of nine batches in ten, and what one may hold at most: batches that reach it are as large as pays.",
+            "On average, padding not counted, and what one may hold with it: batches near that are as large as pays.",
             (
-                Query(quantile(0.9, d.BATCH_TOKENS, by=_MODEL), "{{model}} 90 % within"),
+                Query(mean(d.BATCH_TOKENS, by=_MODEL), "{{model}} on average"),
                 Query(f"max by (model) ({select(d.MODEL_BATCH_TOKENS)})", "{{model}} at most"),
             ),
         ),
