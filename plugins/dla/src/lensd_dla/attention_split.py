@@ -26,7 +26,7 @@ def split_heads(scene: Scene) -> Quantities:
 
 
 def _by_head(
-    scene: Scene, writes: Sequence[FrozenWrite], pulled: Iterable[Float[Tensor, "pos run head head_dim"]]
+    scene: Scene, writes: Sequence[FrozenWrite], pulled: Iterable[Float[Tensor, "pos _run head head_dim"]]
 ) -> Quantities:
     inputs = scene.stack.values[Site.HEADS]
     runs = zip(pulled, torch.split(inputs, _run_length(scene), 1), strict=True)
@@ -80,7 +80,7 @@ def _writes(scene: Scene) -> list[FrozenWrite]:
     ]
 
 
-def _pulled(scene: Scene, writes: Sequence[FrozenWrite]) -> Iterator[Float[Tensor, "pos run head head_dim"]]:
+def _pulled(scene: Scene, writes: Sequence[FrozenWrite]) -> Iterator[Float[Tensor, "pos _run head head_dim"]]:
     """The direction as the input of each head sees it, in runs of layers."""
     heads, length = scene.stack.values[Site.HEADS].shape[2:], _run_length(scene)
     for start in range(0, len(writes), length):
