@@ -182,10 +182,11 @@ def break_things(target: Target) -> None:
     with target.client() as lens:
         _fails(lens, "crash")
         _fails(lens, "dla", model="broken", prompt="x")
+        pause = threading.Event()
         run = lens.analyze("loop", seconds=15.0)
         next(event for event in run if getattr(event, "name", "") == "looping")
+        pause.wait(0.5)  # it says so before it loops: a cancel at once may still find it between the two
         run.cancel()
-        pause = threading.Event()
         for _ in range(200):
             if any(plugin.status == "quarantined" for plugin in lens.plugins()):
                 return
