@@ -149,9 +149,8 @@ SATURATION = Group(
                 "LensdQueueWaitLong, or longer deadlines. Where the message speaks of a load: `preload` or `pin` the model.",
                 "`STREAM_FULL`: one client keeps too many analyses open on one stream: `lensctl ps` shows its peer.",
                 "`LOAD_FAILED`: see LensdModelLoadFailing.",
-                "`ARTIFACTS_FULL`, `DISK_FULL`: delete artifacts (`lensctl artifacts` lists them, `lensctl delete` takes them away), or give "
-                "them more room "
-                "(`limits.max_artifacts_bytes`, the disk).",
+                "`ARTIFACTS_FULL`, `DISK_FULL`: delete artifacts (`lensctl artifacts` lists them, `lensctl delete` "
+                "takes them away), or give them more room (`limits.max_artifacts_bytes`, the disk).",
             ),
             lasting="10m",
         ),
